@@ -1,0 +1,118 @@
+"""PostgreSQL: asyncpg and psycopg.
+
+asyncpg never begins by itself; SQLAlchemy's adapter sends BEGIN with its first statement unless its ``isolation_level`` says autocommit, a
+client-side flag. psycopg has a client-side ``autocommit`` flag; an explicit BEGIN under autocommit is what it calls a transaction too, and
+its ``commit()`` and ``rollback()`` look at the server's own status before they send anything.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy.util import await_only
+
+from .protocol import DBAPIConnection, Terms
+
+AUTOCOMMIT = "autocommit"
+LEVELS = {
+    "READ UNCOMMITTED": "read_uncommitted",
+    "READ COMMITTED": "read_committed",
+    "REPEATABLE READ": "repeatable_read",
+    "SERIALIZABLE": "serializable",
+}
+
+
+class AsyncpgEdge:
+    """PostgreSQL through asyncpg: BEGIN travels in a flight of its own, just before the first statement."""
+
+    dialect = "postgresql"
+    rows_buffered = True
+
+    def in_transaction(self, connection: DBAPIConnection) -> bool:
+        return bool(connection.driver_connection.is_in_transaction())
+
+    def is_resting(self, connection: DBAPIConnection) -> bool:
+        return bool(connection.isolation_level == AUTOCOMMIT)
+
+    def rest(self, connection: DBAPIConnection) -> None:
+        connection.autocommit = True
+
+    def restore(self, connection: DBAPIConnection) -> None:
+        connection.autocommit = False
+
+    def arm(self, connection: DBAPIConnection, terms: Terms) -> None:
+        connection.autocommit = False
+        if terms.isolation is not None:
+            connection.isolation_level = LEVELS[terms.isolation]
+        connection.readonly = terms.read_only
+
+    def begin(self, connection: DBAPIConnection, terms: Terms) -> None:
+        self.arm(connection, terms)
+        await_only(connection._start_transaction())
+
+    def commit(self, connection: DBAPIConnection) -> None:
+        connection.commit()
+        self._finish(connection, "COMMIT")
+
+    def rollback(self, connection: DBAPIConnection) -> None:
+        connection.rollback()
+        self._finish(connection, "ROLLBACK")
+
+    def settle(self, connection: DBAPIConnection, terms: Terms) -> None:
+        connection.autocommit = True
+        connection.readonly = False
+
+    def _finish(self, connection: DBAPIConnection, word: str) -> None:
+        # A transaction that the user began with text("BEGIN") is unknown to the adapter; only the driver sees it.
+        if self.in_transaction(connection):
+            connection.execute(word)
+
+
+class PsycopgEdge:
+    """PostgreSQL through psycopg, sync or async. Rows arrive whole in the client's memory unless a named cursor is used."""
+
+    dialect = "postgresql"
+    rows_buffered = True
+
+    def in_transaction(self, connection: DBAPIConnection) -> bool:
+        return bool(connection.info.transaction_status)  # libpq's PQTRANS_IDLE is 0
+
+    def is_resting(self, connection: DBAPIConnection) -> bool:
+        return bool(connection.autocommit)
+
+    def rest(self, connection: DBAPIConnection) -> None:
+        connection.autocommit = True
+
+    def restore(self, connection: DBAPIConnection) -> None:
+        connection.autocommit = False
+
+    def arm(self, connection: DBAPIConnection, terms: Terms) -> None:
+        self.begin(connection, terms)
+
+    def begin(self, connection: DBAPIConnection, terms: Terms) -> None:
+        words = ["BEGIN"]
+        if terms.isolation is not None:
+            words += ["ISOLATION LEVEL", terms.isolation]
+        elif (level := connection_isolation(connection)) is not None:
+            words += ["ISOLATION LEVEL", level]
+        if terms.read_only:
+            words.append("READ ONLY")
+        cursor = connection.cursor()
+        try:
+            cursor.execute(" ".join(words))
+        finally:
+            cursor.close()
+
+    def commit(self, connection: DBAPIConnection) -> None:
+        connection.commit()
+
+    def rollback(self, connection: DBAPIConnection) -> None:
+        connection.rollback()
+
+    def settle(self, connection: DBAPIConnection, terms: Terms) -> None:
+        """Nothing changed on the client: BEGIN was a statement like any other."""
+
+
+def connection_isolation(connection: DBAPIConnection) -> str | None:
+    """Return the level that ``create_engine(isolation_level=...)`` put on a psycopg connection."""
+    driver = getattr(connection, "driver_connection", connection)
+    level = driver.isolation_level
+    return None if level is None else level.name.replace("_", " ")

@@ -1,0 +1,1 @@
+"""The web edge, the only part that knows FastAPI. Read ``request.py``, then ``response.py``."""
