@@ -11,7 +11,6 @@ from typing import Any
 
 import anyio
 from starlette.applications import Starlette
-from starlette.types import Scope
 
 from .. import database as core
 from ..errors import NotInstalled
@@ -50,7 +49,7 @@ class Database(core.Database):
         if _compat.is_serving(app):
             raise NotInstalled("install() was called after the first request; call it where the application is made")
         self._applications.add(app)
-        _compat.wrap_outermost(app, partial(SessionScope, database=self))
+        _compat.wrap_outermost(app, partial(SessionScope, owner=app, database=self))
         if not any(entry.cls is CommitGate for entry in app.user_middleware):
             _compat.add_innermost(app, CommitGate)
         _compat.compose_lifespan(app, self._around)
@@ -79,10 +78,6 @@ class Database(core.Database):
     def is_open_in(self, app: Any) -> bool:
         """Tell whether ``app`` runs this Database's lifespan."""
         return app in self._opened
-
-    def app_of(self, scope: Scope) -> Any:
-        """Return the application that this Database is installed in, as far as it serves ``scope``."""
-        return next(iter(self._applications), None)
 
     def sync_permits(self) -> asyncio.Semaphore:
         """Return the permits of sync requests: as many as the pool has connections, so that no thread ever waits for one that

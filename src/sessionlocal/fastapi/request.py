@@ -6,9 +6,8 @@ Handing it out does no I/O. Calling, iterating or patching ``get_db`` instead of
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from fastapi import Depends
@@ -92,7 +91,7 @@ class SessionDependency:
         if function is None or request is None:
             raise self._not_installed()
         state = scope[KEY] = RequestState(scope)
-        state.databases.append(database)
+        state.serve_with(database, scope.get("app"))
 
         async def close(kind: Any, error: BaseException | None, trace: Any) -> None:
             if state.phase is Phase.ANSWERING:
@@ -208,6 +207,3 @@ def _current(what: str) -> Any:
         )
     return state
 
-
-Provide = Callable[[HTTPConnection], Any]
-Permits = asyncio.Semaphore

@@ -11,6 +11,7 @@ replacement is rendered by the application's own handler. After the ASGI call ev
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import logging
 from collections.abc import Callable
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KEY = "sessionlocal"
+LEFT_BY_SOCKET = "%s: uncommitted work was rolled back; a WebSocket commits nothing by itself: commit once per message"
 
 
 class Phase(enum.Enum):
@@ -77,6 +79,11 @@ class RequestSessions:
         """True while a session of this request has something to commit."""
         return any(rules.has_work for db in self.opened.values() if (rules := rules_of(db)) is not None)
 
+    @property
+    def in_explicit_unit(self) -> bool:
+        """True while the endpoint is inside a ``begin()`` of its own."""
+        return any(rules is not None and rules.explicit for rules in map(rules_of, self.opened.values()))
+
     async def settle(self, *, commit: bool, reason: str) -> None:
         """Commit or roll back every session; afterwards none of them holds a connection. Raises what a commit raises."""
         for face, db in self.opened.items():
@@ -105,7 +112,10 @@ class RequestSessions:
     async def close(self) -> None:
         """Close every session, whatever its state."""
         for face, db in self.opened.items():
-            if face == "sync":
+            rules = rules_of(db)
+            if face == "sync" and rules is not None and not rules.has_work:
+                db.close()  # holds no connection: nothing to wait for
+            elif face == "sync":
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(db.close, limiter=self.database.end_limiter())
             else:
@@ -122,11 +132,12 @@ class RequestSessions:
 class RequestState:
     """What this library knows of one ASGI call. Lives on the scope under ``KEY``, shared by every application that serves the call."""
 
-    __slots__ = ("_at_end", "_slots", "_token", "databases", "disconnected", "error", "phase", "scope", "sent_whole")
+    __slots__ = ("_at_end", "_slots", "apps", "databases", "disconnected", "error", "phase", "scope", "sent_whole")
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         self.databases: list[Database] = []
+        self.apps: list[Any] = []
         self.phase = Phase.WORKING
         self.error: BaseException | None = None
         self.sent_whole = False
@@ -146,6 +157,11 @@ class RequestState:
     def database(self) -> Database:
         """The database of the innermost application that serves this call."""
         return self.databases[-1]
+
+    def serve_with(self, database: Database, app: Any) -> None:
+        """Remember that ``app``, in which ``database`` is installed, takes part in this call."""
+        self.databases.append(database)
+        self.apps.append(app)
 
     @property
     def touched(self) -> bool:
@@ -171,6 +187,22 @@ class RequestState:
         """Remember that the endpoint, or a dependency, raised: a handler may still turn that into a 200. An ``__exit__`` callback."""
         if error is not None and self.error is None:
             self.error = error
+
+    async def before_response(self, status: int) -> None:
+        """Commit or roll back, as the outcome says, before the response starts."""
+        if self.touched:
+            await self.settle(commit=status < 400 and self.error is None)
+        self.phase = Phase.ANSWERING
+
+    async def unwind(self, error: BaseException) -> None:
+        """Roll back because an exception leaves the application."""
+        if not self.touched:
+            return
+        if self.phase is Phase.ANSWERING:
+            await self.finish_late(error)
+        else:
+            self.note(type(error), error, None)
+            await self.settle(commit=False)
 
     async def settle(self, *, commit: bool) -> None:
         """End the request's units of work. A commit that fails rolls back the rest, and is raised."""
@@ -205,13 +237,15 @@ class RequestState:
     async def between_messages(self) -> None:
         """Roll back what a WebSocket endpoint has not committed when it waits for the next message."""
         for slot in self._slots.values():
-            if slot.has_work and not _waits_in_another_task(slot):
-                log.warning("%s: uncommitted work was rolled back before the next message; commit once per message", self.name)
+            if slot.has_work and not slot.in_explicit_unit:
+                log.warning(LEFT_BY_SOCKET, self.name)
                 await slot.settle(commit=False, reason="websocket")
 
     async def close(self) -> None:
         """Close every session; afterwards using one raises ``SessionClosed``."""
         self.phase = Phase.ENDED
+        if self.scope["type"] == "websocket" and any(slot.has_work for slot in self._slots.values()):
+            log.warning(LEFT_BY_SOCKET, self.name)
         for slot in self._slots.values():
             try:
                 await slot.close()
@@ -221,37 +255,6 @@ class RequestState:
             callback()
 
 
-def _waits_in_another_task(slot: RequestSessions) -> bool:
-    return any(rules is not None and rules.explicit for rules in map(rules_of, slot.opened.values()))
-
-
-class SessionScope:
-    """The outermost layer: the request's state begins here, and its sessions end here, when every middleware has returned."""
-
-    def __init__(self, app: ASGIApp, database: Database) -> None:
-        self.app = app
-        self.database = database
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
-            return
-        state: RequestState | None = scope.get(KEY)
-        if state is not None:  # a mounted application with an install() of its own
-            state.databases.append(self.database)
-            await self.app(scope, receive, send)
-            return
-        state = scope[KEY] = RequestState(scope)
-        state.databases.append(self.database)
-        token = session.current.set(state)
-        try:
-            await self.app(scope, receive, send)
-        finally:
-            session.current.reset(token)
-            if state.touched:
-                await finish_despite_cancel(state.close(), self.database.config.cleanup_timeout)
-
-
 class CommitGate:
     """The innermost middleware: nothing gets out before the commit, and every other middleware sees the final status."""
 
@@ -259,27 +262,28 @@ class CommitGate:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await self._http(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
-        else:
+        state: RequestState | None = scope.get(KEY)
+        if state is None:
             await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self.serve(state, scope, receive, send)
+        else:
+            await self.converse(state, scope, receive, send)
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        state: RequestState = scope[KEY]
-        failure: BaseException | None = None
+    async def serve(self, state: RequestState, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one HTTP request; commit before its response starts."""
+        failure: Exception | None = None
 
         async def gated(message: Message) -> None:
             nonlocal failure
-            if message["type"] == "http.response.start" and state.phase is Phase.WORKING:
-                if state.touched:
-                    try:
-                        await state.settle(commit=message["status"] < 400 and state.error is None)
-                    except Exception as error:
-                        failure = error
-                        raise Dropped from error
-                state.phase = Phase.ANSWERING
+            if failure is not None:
+                raise Dropped
+            if state.phase is Phase.WORKING and message["type"] == "http.response.start":
+                try:
+                    await state.before_response(message["status"])
+                except Exception as error:
+                    failure = error
+                    raise Dropped from error
             await send(message)
             if message["type"] == "http.response.body" and not message.get("more_body", False):
                 state.sent_whole = not state.disconnected
@@ -293,48 +297,66 @@ class CommitGate:
         try:
             await self.app(scope, watched, gated)
         except BaseException as error:
-            if failure is not None and _is_drop(error):
-                await self._replace(state, failure, receive, send)
-            else:
-                await self._unwind(state, error)
+            if failure is None or not _is_drop(error):
+                await state.unwind(error)
                 raise
+        if failure is not None:
+            await self.replace(state, failure, receive, send)
         else:
             await state.finish_late(None)
 
-    async def _replace(self, state: RequestState, failure: BaseException, receive: Receive, send: Send) -> None:
+    async def replace(self, state: RequestState, failure: Exception, receive: Receive, send: Send) -> None:
         """Answer with what the application's own handler makes of a failed commit; without a handler the failure goes on."""
-        request = Request(state.scope, receive)
-        for app in (state.scope.get("app"), *(database.app_of(state.scope) for database in reversed(state.databases))):
+        for app in (state.scope.get("app"), *reversed(state.apps)):
             handler = _compat.handler_for(app, failure)
             if handler is not None:
-                response = await _compat.call_handler(handler, request, failure)
+                response = await _compat.call_handler(handler, Request(state.scope, receive), failure)
                 state.phase = Phase.ANSWERING
                 await response(state.scope, receive, send)
                 return
         raise failure
 
-    async def _unwind(self, state: RequestState, error: BaseException) -> None:
-        if not state.touched:
-            return
-        if state.phase is Phase.ANSWERING:
-            await state.finish_late(error)
-        else:
-            state.note(type(error), error, None)
-            await state.settle(commit=False)
-
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        state: RequestState = scope[KEY]
+    async def converse(self, state: RequestState, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a WebSocket; nothing is committed but what the endpoint commits."""
+        task = asyncio.current_task()
 
         async def between() -> Message:
-            if state.touched:
+            if state.touched and asyncio.current_task() is task:
                 await state.between_messages()
             return await receive()
 
+        await self.app(scope, between, send)
+
+
+class SessionScope(CommitGate):
+    """The outermost layer: the request's state begins here, and its sessions end here, when every middleware has returned.
+
+    It is a gate too, for a response that a middleware makes without asking the application.
+    """
+
+    def __init__(self, app: ASGIApp, owner: Any, database: Database) -> None:
+        super().__init__(app)
+        self.owner = owner
+        self.database = database
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        state: RequestState | None = scope.get(KEY)
+        if state is not None:  # a mounted application with an install() of its own
+            state.serve_with(self.database, self.owner)
+            await self.app(scope, receive, send)
+            return
+        state = scope[KEY] = RequestState(scope)
+        state.serve_with(self.database, self.owner)
+        token = session.current.set(state)
         try:
-            await self.app(scope, between, send)
+            await super().__call__(scope, receive, send)
         finally:
-            if state.touched and any(slot.has_work for slot in state._slots.values()):
-                log.warning("%s: uncommitted work was rolled back when the socket ended; commit once per message", state.name)
+            session.current.reset(token)
+            if state.touched:
+                await finish_despite_cancel(state.close(), self.database.config.cleanup_timeout)
 
 
 def _is_drop(error: BaseException) -> bool:
