@@ -1,8 +1,8 @@
 """The database session layer for FastAPI.
 
-Names are loaded when they are first used. Reading order of the source: ``fastapi/request.py`` (the route asks), ``fastapi/response.py``
-(the route answers), ``database.py`` (one per application), ``session.py`` (one per request), ``connection.py`` (one per statement),
-``dialects/`` (what differs between databases).
+Names are loaded when they are first used. Reading order of the source: ``fastapi/request.py`` (the route asks),
+``fastapi/response.py`` (the route answers), ``database.py`` (one per application), ``session.py`` (one per request),
+``connection.py`` (one per statement), ``dialects/`` (what differs between databases).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import mask
-    from .fastapi.default import SessionLocal, default_database
     from .errors import (
         CommitUnknown,
         ConcurrentUse,
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
         UnitExpired,
         UsedAfterFork,
     )
+    from .fastapi.default import SessionLocal, default_database
     from .fastapi.install import Database
     from .fastapi.request import (
         ReadSessionDep,

@@ -1,4 +1,5 @@
-"""The few internals of SQLAlchemy that this library leans on, one function each, so that an upgrade has one file to look at."""
+"""The few internals of SQLAlchemy that this library leans on, one function each, so that an upgrade has one file to
+look at."""
 
 from __future__ import annotations
 
@@ -27,12 +28,13 @@ def pool_connection(connection: Connection) -> PoolProxiedConnection | None:
 
 def check_in(connection: PoolProxiedConnection) -> None:
     """Return a connection whose transaction is known to be over: no ROLLBACK is sent."""
-    connection._close_special(transaction_reset=True)  # type: ignore[attr-defined]
+    connection._close_special(transaction_reset=True)
 
 
 def returns_at_once(pool: Pool) -> bool:
-    """Tell whether a checkin only puts the connection back: nothing is closed, and no listener of the user's talks to the server."""
-    if pool.dispatch.reset or pool.dispatch.checkin:  # type: ignore[attr-defined]
+    """Tell whether a checkin only puts the connection back: nothing is closed, and no listener of the user's talks to
+    the server."""
+    if pool.dispatch.reset or pool.dispatch.checkin:
         return False
     return not isinstance(pool, QueuePool) or pool.overflow() <= 0
 
@@ -44,14 +46,16 @@ def discard(connection: PoolProxiedConnection, error: BaseException | None = Non
 
 
 def buffer_rows(context: RawContext) -> None:
-    """Read every row of the statement that ``context`` has just run, so that its connection can be used by somebody else."""
+    """Read every row of the statement that ``context`` has just run, so that its connection can be used by somebody
+    else."""
     cursor = context.cursor
     if cursor.description is not None:
         context.cursor_fetch_strategy = FullyBufferedCursorFetchStrategy(cursor, cursor.description, cursor.fetchall())
 
 
 def locks_rows(context: ExecutionContext) -> bool:
-    """Tell whether the statement was written with ``with_for_update()``, also where the database compiles it to nothing."""
+    """Tell whether the statement was written with ``with_for_update()``, also where the database compiles it to
+    nothing."""
     compiled: Any = context.compiled
     if compiled is None:
         return False
@@ -99,7 +103,8 @@ def has_pending_changes(session: Session) -> bool:
 
 
 def scoped_registry_calling(depth: int) -> ScopedRegistry[Any] | ThreadLocalRegistry[Any] | None:
-    """Return the registry of a ``scoped_session`` when that is who calls the factory, ``depth`` frames above this one."""
+    """Return the registry of a ``scoped_session`` when that is who calls the factory, ``depth`` frames above this
+    one."""
     frame: FrameType = sys._getframe(depth + 1)
     if frame.f_code in (ScopedRegistry.__call__.__code__, ThreadLocalRegistry.__call__.__code__):
         registry: ScopedRegistry[Any] = frame.f_locals["self"]

@@ -1,7 +1,7 @@
 """Where in the user's code something happens: the line that a warning or an error can name.
 
-Nothing is recorded while things go well. When a report is due, the stack is walked: the frames of this thread, of the greenlets that
-SQLAlchemy put between them, or of a task that waits somewhere else.
+Nothing is recorded while things go well. When a report is due, the stack is walked: the frames of this thread, of the
+greenlets that SQLAlchemy put between them, or of a task that waits somewhere else.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def _task_name(task: asyncio.Task[Any]) -> str:
 
 
 def _own_frames(task: asyncio.Task[Any] | None) -> Iterator[FrameType]:
-    """Walk outwards through the greenlets, as far as the task's own coroutine: what runs the event loop is not the caller."""
+    """Walk outwards through the greenlets, as far as the task's own coroutine: what runs the event loop is not the
+    caller."""
     outermost = getattr(task.get_coro(), "cr_frame", None) if task is not None else None
     for frame in _all_frames():
         yield frame
@@ -79,11 +80,17 @@ def _awaited_frames(task: asyncio.Task[Any]) -> Iterator[FrameType]:
     """Follow what a task awaits, from its outermost coroutine inwards."""
     awaited: Any = task.get_coro()
     while awaited is not None:
-        frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None) or getattr(awaited, "ag_frame", None)
+        frame = (
+            getattr(awaited, "cr_frame", None)
+            or getattr(awaited, "gi_frame", None)
+            or getattr(awaited, "ag_frame", None)
+        )
         if frame is not None:
             yield frame
         awaited = (
-            getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None) or getattr(awaited, "ag_await", None)
+            getattr(awaited, "cr_await", None)
+            or getattr(awaited, "gi_yieldfrom", None)
+            or getattr(awaited, "ag_await", None)
         )
 
 

@@ -1,4 +1,5 @@
-"""Why the database refused, told from its code: SQLSTATE on PostgreSQL, errno on MySQL and MariaDB, the extended result code on SQLite.
+"""Why the database refused, told from its code: SQLSTATE on PostgreSQL, errno on MySQL and MariaDB, the extended
+result code on SQLite.
 
 Never from the text of a message, which changes with the server's version and language.
 """

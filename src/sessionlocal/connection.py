@@ -1,11 +1,13 @@
 """Checkout and checkin: when a session has a connection, and when it gives it back.
 
-A session's ``Connection`` does not hold a pool connection; it holds a :class:`Lease`, which checks one out for the first statement and
-decides, where statements reach the driver, when a transaction begins and when the connection may leave.
+A session's ``Connection`` does not hold a pool connection; it holds a :class:`Lease`, which checks one out for the
+first statement and decides, where statements reach the driver, when a transaction begins and when the connection may
+leave.
 
-Promises: opening a session does no I/O. A plain read runs in driver autocommit. A clean session holds no connection while its task awaits
-anything but the database. COMMIT and ROLLBACK are sent if and only if the driver says that a transaction is open. Two tasks
-never use one lease at the same time. A connection that was interrupted in the middle of a statement is not used again.
+Promises: opening a session does no I/O. A plain read runs in driver autocommit. A clean session holds no connection
+while its task awaits anything but the database. COMMIT and ROLLBACK are sent if and only if the driver says that a
+transaction is open. Two tasks never use one lease at the same time. A connection that was interrupted in the middle of
+a statement is not used again.
 
     IDLE --checkout--> HELD --begin--> OPEN --end--> HELD
      ^                  |               |
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CLEANUP_TIMEOUT = 5.0  # seconds. A rollback that takes longer has lost its server; the connection is closed instead.
+AUTOCOMMIT = "AUTOCOMMIT"
 SNAPSHOT_LEVELS = frozenset({"REPEATABLE READ", "SERIALIZABLE"})
 
 _leasing: ContextVar[bool] = ContextVar("sessionlocal_leasing", default=False)
@@ -86,7 +89,8 @@ class Tenant(Protocol):
     read_only: bool
 
     def before_begin(self, sql: str | None) -> None:
-        """Called before a transaction begins; raises when it must not. ``sql`` is the statement that wants it, if one does."""
+        """Called before a transaction begins; raises when it must not. ``sql`` is the statement that wants it, if one
+        does."""
         ...
 
     def refuse_write(self, sql: str) -> None:
@@ -95,7 +99,8 @@ class Tenant(Protocol):
 
 
 class Lease(PoolProxiedConnection):
-    """The pool connection of one session transaction, checked out when a statement needs it and given back when it is clean."""
+    """The pool connection of one session transaction, checked out when a statement needs it and given back when it is
+    clean."""
 
     __slots__ = (
         "__weakref__",
@@ -115,6 +120,7 @@ class Lease(PoolProxiedConnection):
         "eager",
         "ending",
         "isolation",
+        "never",
         "state",
         "tenant",
         "terms",
@@ -136,7 +142,10 @@ class Lease(PoolProxiedConnection):
         self._generation = _generation
         self.state = State.IDLE
         self.eager = engine.begins_at_once
-        self.ending = False  # its session is being closed: what another task is doing meanwhile is left to end by itself
+        self.never = engine.never_begins
+        self.ending = (
+            False  # its session is being closed: what another task is doing meanwhile is left to end by itself
+        )
         self.isolation: str | None = None
         self.terms = Terms()
         self.tenant: weakref.ref[Tenant] | None = None
@@ -161,7 +170,8 @@ class Lease(PoolProxiedConnection):
             raise self._concurrent_use()
 
     def leave(self) -> None:
-        """Release the claim; give the connection back now (sync), or as soon as the task awaits something else (async)."""
+        """Release the claim; give the connection back now (sync), or as soon as the task awaits something else
+        (async)."""
         self._depth -= 1
         if self._depth:
             return
@@ -178,8 +188,9 @@ class Lease(PoolProxiedConnection):
     def _concurrent_use(self) -> ConcurrentUse:
         first, second = callsite.of(self._owner), callsite.here()
         return ConcurrentUse(
-            f"this session is in use: {first} waits for the database while {second} uses it too; a session serves one statement at a "
-            "time. Use database.gather(...) for concurrent reads, or a session of its own for each task",
+            f"this session is in use: {first} waits for the database while {second} uses it too; "
+            "a session serves one statement at a time. "
+            "Use database.gather(...) for concurrent reads, or a session of its own for each task",
             first=first,
             second=second,
         )
@@ -224,13 +235,15 @@ class Lease(PoolProxiedConnection):
             asyncio.get_running_loop().call_soon(self._return_if_idle)
 
     def _return_if_idle(self) -> None:
-        """Runs on the event loop once the task has awaited something: the next statement, which keeps the connection, or anything else."""
+        """Runs on the event loop once the task has awaited something: the next statement, which keeps the connection,
+        or anything else."""
         self._scheduled = False
         if not self._depth and self._returnable():
             self.give_back()
 
     def give_back(self) -> None:
-        """Put the connection back into the pool, in this very call where that needs no I/O, else in a task of its own."""
+        """Put the connection back into the pool, in this very call where that needs no I/O, else in a task of its
+        own."""
         pooled, self._pooled = self._pooled, None
         if pooled is None:
             return
@@ -286,13 +299,16 @@ class Lease(PoolProxiedConnection):
             self._reading = self._plain(sql, context)
         if self._edge.in_transaction(self.dbapi_connection):
             return True
-        self._edge.arm(self.dbapi_connection, self.terms)  # DDL on MySQL has committed; what follows is a transaction again
+        self._edge.arm(
+            self.dbapi_connection, self.terms
+        )  # DDL on MySQL has committed; what follows is a transaction again
         return False
 
     @staticmethod
     def _lost() -> exc.PendingRollbackError:
         return exc.PendingRollbackError(
-            "the database has given this transaction up after an earlier error; call rollback() before going on", code="8s2b"
+            "the database has given this transaction up after an earlier error; call rollback() before going on",
+            code="8s2b",
         )
 
     def _plain(self, sql: str, context: ExecutionContext) -> bool:
@@ -300,7 +316,7 @@ class Lease(PoolProxiedConnection):
 
     def _begin_for(self, sql: str, context: ExecutionContext, streaming: bool) -> None:
         plain = self._plain(sql, context)
-        if (plain and not streaming) or self._engine.never_begins:
+        if (plain and not streaming) or self.never:
             return
         tenant = self._tenant()
         if tenant is not None:
@@ -312,9 +328,10 @@ class Lease(PoolProxiedConnection):
         self._arm(self._edge.arm)
 
     def begin(self) -> None:
-        """Begin now and keep the connection to the end: for ``session.connection()``, whose user may go past SQLAlchemy."""
+        """Begin now and keep the connection to the end: for ``session.connection()``, whose user may go past
+        SQLAlchemy."""
         self.keep()
-        if self._engine.never_begins:
+        if self.never:
             return
         self.enter()
         try:
@@ -347,15 +364,20 @@ class Lease(PoolProxiedConnection):
         if self.state is State.OPEN and level != self.terms.isolation:
             raise IsolationConflict(
                 f"isolation level {level} was asked for after the transaction had begun with "
-                f"{self.terms.isolation or 'the default level'}; ask for it before the first write, or in database.session(isolation=...)"
+                f"{self.terms.isolation or 'the default level'}; "
+                "ask for it before the first write, or in database.session(isolation=...)"
             )
+        if level == AUTOCOMMIT:
+            self.never = True
+            return
         self.isolation = level
         self.eager = self.eager or level in SNAPSHOT_LEVELS
 
     # -- the face that SQLAlchemy's Connection sees
 
     def commit(self) -> None:
-        """Send COMMIT if a transaction is open. When it fails the transaction is rolled back before the error is raised."""
+        """Send COMMIT if a transaction is open. When it fails the transaction is rolled back before the error is
+        raised."""
         self._end(self._edge.commit)
 
     def rollback(self) -> None:
@@ -395,7 +417,8 @@ class Lease(PoolProxiedConnection):
         self._edge.settle(connection, self.terms)
 
     def _roll_back_quietly(self, connection: Any) -> None:
-        # SQLite keeps the transaction open when COMMIT fails; a later request would commit it (tests/cases/test_commit_failure.py).
+        # SQLite keeps the transaction open when COMMIT fails; a later request would commit it
+        # (tests/cases/test_commit_failure.py).
         try:
             if self._edge.in_transaction(connection):
                 self._shielded(self._edge.rollback, connection)
@@ -407,7 +430,8 @@ class Lease(PoolProxiedConnection):
             log.warning("a rollback failed; its connection is discarded", exc_info=True)
 
     def _shielded(self, work: Callable[[Any], None], connection: Any) -> None:
-        """Do ``work`` to its end even when the task is cancelled meanwhile; wait for it no longer than the clean-up timeout."""
+        """Do ``work`` to its end even when the task is cancelled meanwhile; wait for it no longer than the clean-up
+        timeout."""
         self._interrupted = True
         if self._engine.is_async:
             await_only(finish_despite_cancel(greenlet_spawn(work, connection), self._engine.cleanup_timeout))
@@ -420,15 +444,15 @@ class Lease(PoolProxiedConnection):
         return self.checkout().dbapi_connection
 
     @property
-    def driver_connection(self) -> Any:
+    def driver_connection(self) -> Any:  # type: ignore[override]
         return self.checkout().driver_connection
 
     @property
-    def info(self) -> dict[Any, Any]:  # type: ignore[override]
+    def info(self) -> dict[Any, Any]:
         return self.checkout().info
 
     @property
-    def record_info(self) -> dict[Any, Any] | None:  # type: ignore[override]
+    def record_info(self) -> dict[Any, Any] | None:
         return self.checkout().record_info
 
     @property
@@ -440,7 +464,8 @@ class Lease(PoolProxiedConnection):
         return self._pooled is not None and self._pooled.is_detached
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
-        """Return a driver cursor; any argument asks for a server-side one, which holds the connection until it is closed."""
+        """Return a driver cursor; any argument asks for a server-side one, which holds the connection until it is
+        closed."""
         cursor = self.checkout().cursor(*args, **kwargs)
         if not args and not kwargs:
             return cursor
@@ -477,7 +502,8 @@ class Lease(PoolProxiedConnection):
         return not self._interrupted
 
     def close(self) -> None:
-        """Roll back what is open and give the connection back. While another task's statement runs, that statement does it at its end."""
+        """Roll back what is open and give the connection back. While another task's statement runs, that statement
+        does it at its end."""
         if self._used_elsewhere():
             self._closing = True
             return
@@ -509,7 +535,9 @@ class Lease(PoolProxiedConnection):
         self.close()
 
     def __getattr__(self, name: str) -> Any:
-        if self._pooled is None and name.startswith("_"):  # SQLAlchemy asks while it handles an error: no time to connect
+        if self._pooled is None and name.startswith(
+            "_"
+        ):  # SQLAlchemy asks while it handles an error: no time to connect
             if name == "_connection_record":
                 return None
             raise AttributeError(name)
@@ -571,7 +599,8 @@ class SessionConnection(Connection):
             lease.leave()
 
     def execution_options(self, **options: Any) -> Any:
-        """Set options as SQLAlchemy does; an isolation level becomes the one that this session's transaction begins with."""
+        """Set options as SQLAlchemy does; an isolation level becomes the one that this session's transaction begins
+        with."""
         lease = self.lease
         if lease is not None:
             level = options.pop("isolation_level", None)
@@ -592,7 +621,13 @@ class SessionEngine(_compat.OptionEngine):
     """The face of an engine towards sessions: the same pool, dialect and listeners, but its connections are leases."""
 
     def __init__(
-        self, engine: Engine, *, edge: Edge, begins_at_once: bool, never_begins: bool, cleanup_timeout: float = CLEANUP_TIMEOUT
+        self,
+        engine: Engine,
+        *,
+        edge: Edge,
+        begins_at_once: bool,
+        never_begins: bool,
+        cleanup_timeout: float = CLEANUP_TIMEOUT,
     ) -> None:
         super().__init__(engine, {})
         self.edge = edge
@@ -663,7 +698,10 @@ async def _outlast(task: asyncio.Future[None], timeout: float) -> None:
                 continue  # the cancellation that brought us here is raised by the caller
     if not task.done():
         task.cancel()
-        log.error("COMMIT or ROLLBACK was still unanswered %.1f s after its task was cancelled; its outcome is unknown", timeout)
+        log.error(
+            "COMMIT or ROLLBACK was still unanswered %.1f s after its task was cancelled; its outcome is unknown",
+            timeout,
+        )
     elif (error := task.exception()) is not None:
         log.error("COMMIT or ROLLBACK failed after its task was cancelled", exc_info=error)
 
@@ -677,7 +715,13 @@ class LoopPool(Pool):
     _is_asyncio = True
 
     def __init__(
-        self, creator: Any, pool_size: int = 5, max_overflow: int = 0, timeout: float = 30.0, use_lifo: bool = False, **options: Any
+        self,
+        creator: Any,
+        pool_size: int = 5,
+        max_overflow: int = 0,
+        timeout: float = 30.0,
+        use_lifo: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__(creator, **options)
         self._limits = {"pool_size": pool_size, "max_overflow": max_overflow, "timeout": timeout, "use_lifo": use_lifo}
@@ -746,7 +790,8 @@ class LoopPool(Pool):
 
 
 def observe(engine: Engine, edge: Edge, *, autocommit: bool) -> None:
-    """Put the driver edge of ``engine`` in force: statements of sessions pass their lease, other checkouts get ordinary connections."""
+    """Put the driver edge of ``engine`` in force: statements of sessions pass their lease, other checkouts get
+    ordinary connections."""
 
     @event.listens_for(engine, "do_execute")
     def do_execute(cursor: Any, statement: str, parameters: Any, context: Any) -> bool | None:
@@ -754,7 +799,9 @@ def observe(engine: Engine, edge: Edge, *, autocommit: bool) -> None:
 
     @event.listens_for(engine, "do_executemany")
     def do_executemany(cursor: Any, statement: str, parameters: Any, context: Any) -> bool | None:
-        return _deliver(context, statement, lambda: context.dialect.do_executemany(cursor, statement, parameters, context))
+        return _deliver(
+            context, statement, lambda: context.dialect.do_executemany(cursor, statement, parameters, context)
+        )
 
     @event.listens_for(engine, "do_execute_no_params")
     def do_execute_no_params(cursor: Any, statement: str, context: Any) -> bool | None:

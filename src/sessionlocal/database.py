@@ -1,8 +1,9 @@
 """The Database: one per logical database, made once, owner of its engines, pools and session factories.
 
-Everything it hands out is SQLAlchemy's: ``engine`` is an ``AsyncEngine``, ``SessionLocal`` an ``async_sessionmaker`` whose sessions are
-``AsyncSession``. Making a Database reads the settings and does no I/O; engines are made when they are first asked for, and each
-event loop gets a pool of its own. After ``fork()`` a child opens connections of its own and never touches its parent's.
+Everything it hands out is SQLAlchemy's: ``engine`` is an ``AsyncEngine``, ``SessionLocal`` an ``async_sessionmaker``
+whose sessions are ``AsyncSession``. Making a Database reads the settings and does no I/O; engines are made when they
+are first asked for, and each event loop gets a pool of its own. After ``fork()`` a child opens connections of its own
+and never touches its parent's.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from . import _compat, config, session
 from .connection import SNAPSHOT_LEVELS, LoopPool, SessionEngine, finish_despite_cancel, observe
 from .dialects import Edge, edge_for
 from .errors import ConfigurationError, OutsideRequest, SchemaManaged
-from .events import Committed, CommitFailed, Facts, RolledBack
+from .events import CommitFailed, Committed, Facts, RolledBack
 from .session import SessionRules, Unit, rules_of
 
 log = logging.getLogger(__name__)
@@ -59,9 +60,11 @@ class Stats:
 
 
 class SessionFactory(async_sessionmaker[AsyncSession]):
-    """``SessionLocal``: each call returns a new, independent ``AsyncSession`` with SQLAlchemy's own end, which commits nothing.
+    """``SessionLocal``: each call returns a new, independent ``AsyncSession`` with SQLAlchemy's own end, which commits
+    nothing.
 
-    Wrapped into ``async_scoped_session(SessionLocal, scopefunc=current_request)`` it gives the request's session instead.
+    Wrapped into ``async_scoped_session(SessionLocal, scopefunc=current_request)`` it gives the request's session
+    instead.
     """
 
     database: Database
@@ -87,7 +90,8 @@ class SessionFactory(async_sessionmaker[AsyncSession]):
 
 
 class SyncSessionFactory(sessionmaker[Session]):
-    """``SyncSessionLocal``: the same for sync code; wrapped into ``scoped_session`` it gives the request's sync session."""
+    """``SyncSessionLocal``: the same for sync code; wrapped into ``scoped_session`` it gives the request's sync
+    session."""
 
     database: Database
 
@@ -107,7 +111,8 @@ class Database:
     """The engines, pools and sessions of one database.
 
     Args:
-        url: a URL or its text. Without it, the settings are read: ``DATABASE_URL`` and its relatives (see the page "Configuration").
+        url: a URL or its text. Without it, the settings are read: ``DATABASE_URL`` and its relatives (see the page
+            "Configuration").
         default: the URL to use when no setting names one; a warning says so.
         options: any option of this library, of ``create_engine`` or of ``Session``; a misspelt one is refused.
 
@@ -253,7 +258,8 @@ class Database:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """Open a session that refuses to write, in the client with a clear error and on the server with a READ ONLY transaction."""
+        """Open a session that refuses to write, in the client with a clear error and on the server with a READ ONLY
+        transaction."""
         db = self.open_session(_unit_here(), read_only=True)
         try:
             yield db
@@ -263,8 +269,9 @@ class Database:
     async def gather(self, *reads: Work[Any], limit: int | None = None) -> list[Any]:
         """Run reads at the same time, each on a read-only session of its own, and return their results in order.
 
-        Each read is a function of a session, as in ``lambda db: db.scalar(select(...))``. At most ``limit`` connections are used at once,
-        a quarter of the pool unless you say otherwise. The first failure cancels the others and is raised.
+        Each read is a function of a session, as in ``lambda db: db.scalar(select(...))``. At most ``limit``
+        connections are used at once, a quarter of the pool unless you say otherwise. The first failure cancels the
+        others and is raised.
         """
         budget = asyncio.Semaphore(limit or max(1, self.pool_size // 4))
 
@@ -298,7 +305,8 @@ class Database:
         self.facts.state(Committed(rules.unit_name, self.name))
 
     async def roll_back(self, db: AsyncSession, *, reason: str) -> bool:
-        """Roll back what a session has done; return whether there was anything. Finishes even when the task is cancelled."""
+        """Roll back what a session has done; return whether there was anything. Finishes even when the task is
+        cancelled."""
         rules = _rules(db)
         if not rules.has_work:
             session.give_back(rules)
@@ -372,7 +380,8 @@ class Database:
         _ = self.engine
 
     async def dispose(self) -> None:
-        """Close the idle connections of the running event loop, and those of the sync engine. The Database stays usable."""
+        """Close the idle connections of the running event loop, and those of the sync engine. The Database stays
+        usable."""
         with anyio.CancelScope(shield=True):
             if self._engine is not None:
                 await self._faces[self._engine.sync_engine].wait_spawned()
@@ -430,7 +439,8 @@ def _unit_here() -> Unit:
 
 
 def _request_session(database: Database, face: str, registry: Any) -> Any:
-    """Return the request's own session for a ``scoped_session`` that keeps it, and make it forget the session with the request."""
+    """Return the request's own session for a ``scoped_session`` that keeps it, and make it forget the session with the
+    request."""
     request = session.current.get()
     if request is None:
         raise OutsideRequest(

@@ -1,8 +1,8 @@
 """The errors that sessionlocal raises itself.
 
-Every error says what happened, to which thing and what to do next, ends with the code of its page (``[DBS302]``) and carries its facts
-as attributes. Those about the use of a session are SQLAlchemy errors too, so that code which catches ``SQLAlchemyError`` keeps working.
-No message contains parameters, row values, or a password.
+Every error says what happened, to which thing and what to do next, ends with the code of its page (``[DBS302]``) and
+carries its facts as attributes. Those about the use of a session are SQLAlchemy errors too, so that code which catches
+``SQLAlchemyError`` keeps working. No message contains parameters, row values, or a password.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class SessionLocalError(Exception):
 
 class SessionMisuse(SessionLocalError, exc.InvalidRequestError):
     """A session was used in a way that cannot be right; nothing was sent to the database."""
+
 
 class ConfigurationError(SessionLocalError, ValueError):
     """A setting is missing, misspelt or impossible."""

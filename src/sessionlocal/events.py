@@ -1,7 +1,7 @@
 """Facts that the library states; whoever wants them subscribes.
 
-A fact is a frozen dataclass. With no subscriber, stating one costs one attribute read; a subscriber that raises is logged and does not
-disturb the work that the fact is about.
+A fact is a frozen dataclass. With no subscriber, stating one costs one attribute read; a subscriber that raises is
+logged and does not disturb the work that the fact is about.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""The session: rules that hang on the sync ``Session``, so that ``AsyncSession``, which drives one inside, obeys them too.
+"""The session: rules that hang on the sync ``Session``, so that ``AsyncSession``, which drives one inside, obeys them
+too.
 
-Promises: a session is one unit's workspace, used by one task at a time. Until its first write it is *clean* and holds nothing. ``begin()``
-works at any time: the outermost one adopts what is pending and commits it, an inner one joins. ``close()`` is final: a session
-that has ended refuses further work. Work left behind without a commit is a warning that names the line.
+Promises: a session is one unit's workspace, used by one task at a time. Until its first write it is *clean* and holds
+nothing. ``begin()`` works at any time: the outermost one adopts what is pending and commits it, an inner one joins.
+``close()`` is final: a session that has ended refuses further work. Work left behind without a commit is a warning
+that names the line.
 """
 
 from __future__ import annotations
@@ -36,27 +38,30 @@ def lease_through(engine: Engine, face: SessionEngine) -> None:
 
 
 class Unit:
-    """What a session belongs to: a request, or a ``with`` block. Knows the other session that may write, and how to call both."""
+    """What a session belongs to: a request, or a ``with`` block. Knows the other session that may write, and how to
+    call both."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.writers: list[weakref.ref[SessionRules]] = []
 
     def admit_writer(self, session: SessionRules) -> None:
-        """Let ``session`` begin to write; raise :class:`MixedSessions` while another session of the same unit has an open write."""
+        """Let ``session`` begin to write; raise :class:`MixedSessions` while another session of the same unit has an
+        open write."""
         for reference in self.writers:
             other = reference()
             if other is not None and other is not session and other.has_written:
                 raise MixedSessions(
-                    f"{self.name}: the {other.face} session has uncommitted writes, so the {session.face} one may not write too, for "
-                    "neither would see the other's rows; use one of them, or commit the first"
+                    f"{self.name}: the {other.face} session has uncommitted writes, so the {session.face} one may not "
+                    "write too: neither would see the other's rows; use one of them, or commit the first"
                 )
         if all(reference() is not session for reference in self.writers):
             self.writers.append(weakref.ref(session))
 
 
 class SessionRules(Session):
-    """A SQLAlchemy ``Session`` with the rules of this library. ``Database`` mixes it into the session class that you choose."""
+    """A SQLAlchemy ``Session`` with the rules of this library. ``Database`` mixes it into the session class that you
+    choose."""
 
     face: str = "sync"
     read_only: bool = False
@@ -111,12 +116,14 @@ class SessionRules(Session):
     # -- where connections come from
 
     def get_bind(self, *args: Any, **options: Any) -> Engine | Connection:
-        """Return the bind that SQLAlchemy chooses; an engine of a Database is met through the face that leases connections."""
+        """Return the bind that SQLAlchemy chooses; an engine of a Database is met through the face that leases
+        connections."""
         bind = super().get_bind(*args, **options)
         return getattr(bind, FACE, bind)
 
     def connection(self, *args: Any, **options: Any) -> Connection:
-        """Return the session's Connection, as SQLAlchemy does. The transaction begins now and the connection stays to its end."""
+        """Return the session's Connection, as SQLAlchemy does. The transaction begins now and the connection stays to
+        its end."""
         found = super().connection(*args, **self._take_isolation(options))
         if isinstance(found, SessionConnection) and found.lease is not None:
             found.lease.begin()
@@ -139,8 +146,9 @@ class SessionRules(Session):
     def begin(self, nested: bool = False) -> SessionTransaction:
         """Begin a unit of work, at any time.
 
-        The outermost ``begin()`` adopts what is pending or written already and commits all of it at its end. One inside it joins:
-        it commits nothing, and an exception leaving it dooms the whole unit. ``nested=True`` opens a savepoint.
+        The outermost ``begin()`` adopts what is pending or written already and commits all of it at its end. One
+        inside it joins: it commits nothing, and an exception leaving it dooms the whole unit. ``nested=True`` opens a
+        savepoint.
         """
         current = _compat.current_transaction(self)
         if nested:
@@ -156,15 +164,17 @@ class SessionRules(Session):
     def _autobegin_t(self, begin: bool = False) -> SessionTransaction:
         if _compat.is_closed_for_good(self):
             raise SessionClosed(
-                f"{self.unit_name}: this session has ended; open one for later work with `async with database.session() as db:`, "
-                "and read what a response needs before the endpoint returns"
+                f"{self.unit_name}: this session has ended; "
+                "open one for later work with `async with database.session() as db:`, and read what a response needs before the endpoint returns"
             )
         return super()._autobegin_t(begin)
 
     def close(self) -> None:
         """End the session for good: roll back what is open, give the connection back, detach its objects."""
         if self.unit is None and not _compat.is_closed_for_good(self) and self.has_work:
-            log.warning("%s was closed with uncommitted work, which is lost; call commit() before it ends", self.unit_name)
+            log.warning(
+                "%s was closed with uncommitted work, which is lost; call commit() before it ends", self.unit_name
+            )
         for lease in _leases(self):
             lease.ending = True
         super().close()
@@ -208,7 +218,7 @@ class SessionRules(Session):
     def refuse_write(self, sql: str) -> None:
         """Called before a statement that certainly writes is sent on a read-only session."""
         verb = sql.lstrip().split(None, 1)[0].upper()
-        raise ReadOnlySession(f"{self.unit_name}: {verb} on a read-only session; take SessionDep instead of ReadSessionDep to write")
+        raise ReadOnlySession(f"{self.unit_name}: {verb} on a read-only session; take SessionDep to write")
 
 
 def _open(connection: Connection) -> bool:
@@ -219,7 +229,9 @@ def _open(connection: Connection) -> bool:
 
 
 def _leases(session: Session) -> list[Any]:
-    found = [connection.lease for connection in _compat.connections_of(session) if isinstance(connection, SessionConnection)]
+    found = [
+        connection.lease for connection in _compat.connections_of(session) if isinstance(connection, SessionConnection)
+    ]
     return [lease for lease in found if lease is not None]
 
 
@@ -258,7 +270,8 @@ def rules_of(session: Session | AsyncSession) -> SessionRules | None:
 
 
 def give_back(session: SessionRules) -> None:
-    """Put the connections of a clean session back into their pools now, instead of when the task next awaits something."""
+    """Put the connections of a clean session back into their pools now, instead of when the task next awaits
+    something."""
     for lease in _leases(session):
         if lease.state is State.HELD:
             lease.give_back()
@@ -267,7 +280,10 @@ def give_back(session: SessionRules) -> None:
 class Surroundings(Protocol):
     """The request that is being served, as code outside the web layer may know it."""
 
-    database: Any
+    @property
+    def database(self) -> Any:
+        """The Database of the innermost application that serves the request."""
+        ...
 
     def session(self, database: Any, face: str) -> Any:
         """Return the request's own session of ``database``; ``face`` is ``async``, ``sync`` or ``read``."""

@@ -1,4 +1,5 @@
-"""Any other SQLAlchemy dialect: the driver keeps its own rules, so sessions begin with their first statement and hold their connection."""
+"""Any other SQLAlchemy dialect: the driver keeps its own rules, so sessions begin with their first statement and hold
+their connection."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ from .protocol import DBAPIConnection, Terms
 
 
 class GenericEdge:
-    """A database that this library knows nothing about. Whether a transaction is open cannot be asked, so it is assumed."""
+    """A database that this library knows nothing about. Whether a transaction is open cannot be asked, so it is
+    assumed."""
 
     dialect = "generic"
     rows_buffered = True

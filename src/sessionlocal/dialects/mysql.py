@@ -1,12 +1,13 @@
 """MySQL and MariaDB: aiomysql, asyncmy, PyMySQL and mysqlclient.
 
-Autocommit is a variable of the server's session, so switching it is a round trip: connections are opened with autocommit on, stay so while
-sessions use them, and a transaction begins with START TRANSACTION. Each answer of the server carries a flag that says whether one is open.
+Autocommit is a variable of the server's session, so switching it is a round trip: connections are opened with
+autocommit on, stay so while sessions use them, and a transaction begins with START TRANSACTION. Each answer of the
+server carries a flag that says whether one is open.
 """
 
 from __future__ import annotations
 
-from .protocol import DBAPIConnection, Terms
+from .protocol import DBAPIConnection, Terms, driver_of
 
 SERVER_STATUS_IN_TRANS = 0x0001
 SERVER_STATUS_AUTOCOMMIT = 0x0002
@@ -55,5 +56,4 @@ class MySQLEdge:
 
 
 def _status(connection: DBAPIConnection) -> int:
-    driver = getattr(connection, "driver_connection", connection)
-    return int(driver.server_status or 0)
+    return int(driver_of(connection).server_status or 0)

@@ -1,15 +1,16 @@
 """PostgreSQL: asyncpg and psycopg.
 
-asyncpg never begins by itself; SQLAlchemy's adapter sends BEGIN with its first statement unless its ``isolation_level`` says autocommit, a
-client-side flag. psycopg has a client-side ``autocommit`` flag; an explicit BEGIN under autocommit is what it calls a transaction too, and
-its ``commit()`` and ``rollback()`` look at the server's own status before they send anything.
+asyncpg never begins by itself; SQLAlchemy's adapter sends BEGIN with its first statement unless its
+``isolation_level`` says autocommit, a client-side flag. psycopg has a client-side ``autocommit`` flag; an explicit
+BEGIN under autocommit is what it calls a transaction too, and its ``commit()`` and ``rollback()`` look at the server's
+own status before they send anything.
 """
 
 from __future__ import annotations
 
 from sqlalchemy.util import await_only
 
-from .protocol import DBAPIConnection, Terms
+from .protocol import DBAPIConnection, Terms, driver_of
 
 AUTOCOMMIT = "autocommit"
 LEVELS = {
@@ -67,7 +68,8 @@ class AsyncpgEdge:
 
 
 class PsycopgEdge:
-    """PostgreSQL through psycopg, sync or async. Rows arrive whole in the client's memory unless a named cursor is used."""
+    """PostgreSQL through psycopg, sync or async. Rows arrive whole in the client's memory unless a named cursor is
+    used."""
 
     dialect = "postgresql"
     rows_buffered = True
@@ -113,6 +115,5 @@ class PsycopgEdge:
 
 def connection_isolation(connection: DBAPIConnection) -> str | None:
     """Return the level that ``create_engine(isolation_level=...)`` put on a psycopg connection."""
-    driver = getattr(connection, "driver_connection", connection)
-    level = driver.isolation_level
+    level = driver_of(connection).isolation_level
     return None if level is None else level.name.replace("_", " ")

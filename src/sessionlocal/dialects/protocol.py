@@ -1,8 +1,9 @@
 """The driver edge: the few things that a session must know of, or do to, a raw driver connection.
 
-A session's connection *rests* in driver autocommit: a plain read is one round trip, with no BEGIN and no ROLLBACK around it. A transaction
-begins when the session asks for one, and it ends when the *driver* says that it is open, never because of a flag of ours.
-One ``Edge`` serves the sync and the async driver of a database, since SQLAlchemy presents both with the same blocking face.
+A session's connection *rests* in driver autocommit: a plain read is one round trip, with no BEGIN and no ROLLBACK
+around it. A transaction begins when the session asks for one, and it ends when the *driver* says that it is open,
+never because of a flag of ours. One ``Edge`` serves the sync and the async driver of a database, since SQLAlchemy
+presents both with the same blocking face.
 """
 
 from __future__ import annotations
@@ -16,16 +17,23 @@ DBAPIConnection: TypeAlias = Any
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a transaction is to begin. ``isolation`` is one of SQLAlchemy's level names; ``None`` leaves it to the server or the engine."""
+    """How a transaction is to begin. ``isolation`` is one of SQLAlchemy's level names; ``None`` leaves it to the
+    server or the engine."""
 
     isolation: str | None = None
     read_only: bool = False
 
 
+def driver_of(connection: DBAPIConnection) -> Any:
+    """Return the driver's own connection: what an async adapter wraps, or the connection itself."""
+    return getattr(connection, "driver_connection", connection)
+
+
 class Edge(Protocol):
     """What differs between drivers.
 
-    Each call but ``in_transaction`` and ``is_resting`` may talk to the server; on an async driver it then needs SQLAlchemy's greenlet.
+    Each call but ``in_transaction`` and ``is_resting`` may talk to the server; on an async driver it then needs
+    SQLAlchemy's greenlet.
     """
 
     dialect: str

@@ -1,13 +1,14 @@
 """SQLite: pysqlite and aiosqlite.
 
-``isolation_level = None`` keeps the driver from beginning by itself. A writing transaction begins with BEGIN IMMEDIATE: a deferred one that
-has read cannot become a writer once somebody else has written, and no busy timeout helps it. A read-only one is deferred, guarded
-by ``PRAGMA query_only``. pysqlite steps through a result while it is fetched, so a sync session reads it whole before the connection leaves.
+``isolation_level = None`` keeps the driver from beginning by itself. A writing transaction begins with BEGIN
+IMMEDIATE: a deferred one that has read cannot become a writer once somebody else has written, and no busy timeout
+helps it. A read-only one is deferred, guarded by ``PRAGMA query_only``. pysqlite steps through a result while it is
+fetched, so a sync session reads it whole before the connection leaves.
 """
 
 from __future__ import annotations
 
-from .protocol import DBAPIConnection, Terms
+from .protocol import DBAPIConnection, Terms, driver_of
 
 
 class SQLiteEdge:
@@ -19,8 +20,7 @@ class SQLiteEdge:
         self.rows_buffered = rows_buffered
 
     def in_transaction(self, connection: DBAPIConnection) -> bool:
-        driver = getattr(connection, "driver_connection", connection)
-        return bool(driver.in_transaction)
+        return bool(driver_of(connection).in_transaction)
 
     def is_resting(self, connection: DBAPIConnection) -> bool:
         return connection.isolation_level is None

@@ -40,9 +40,10 @@ def wrap_outermost(app: Starlette, wrap: Callable[[ASGIApp], ASGIApp]) -> None:
     app.build_middleware_stack = lambda: wrap(build())  # type: ignore[method-assign]
 
 
-def add_innermost(app: Starlette, middleware: type, **options: Any) -> None:
+def add_innermost(app: Starlette, middleware: Any) -> None:
     """Add a middleware inside all others: ``add_middleware`` puts each new one outside."""
-    app.user_middleware.append(Middleware(middleware, **options))
+    if all(entry.cls is not middleware for entry in app.user_middleware):
+        app.user_middleware.append(Middleware(middleware))
 
 
 def is_serving(app: Starlette) -> bool:

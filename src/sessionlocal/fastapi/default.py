@@ -16,7 +16,8 @@ _default: Database | None = None
 
 
 def default_database() -> Database:
-    """Return the Database of the application that serves the current request; elsewhere the one that the environment describes.
+    """Return the Database of the application that serves the current request; elsewhere the one that the environment
+    describes.
 
     Raises:
         ConfigurationError: outside of a request, when ``DATABASE_URL`` is not set or wrong.

@@ -18,7 +18,8 @@ from . import _compat, problem
 from .request import SessionDependency
 from .response import CommitGate, SessionScope
 
-END_THREADS = 8  # commits and closes of sync sessions run apart from FastAPI's 40 threads, all of which may be waiting for a connection
+END_THREADS = 8
+"""Commits and closes of sync sessions run apart from FastAPI's 40 threads, all of which may wait for a connection."""
 
 
 class Database(core.Database):
@@ -31,15 +32,21 @@ class Database(core.Database):
         self.get_read_db = SessionDependency("get_read_db", "read", self)
         self._applications: weakref.WeakSet[Any] = weakref.WeakSet()
         self._opened: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._permits: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = weakref.WeakKeyDictionary()
-        self._limiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, anyio.CapacityLimiter] = weakref.WeakKeyDictionary()
+        self._permits: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._limiters: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, anyio.CapacityLimiter] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def install(self, app: Starlette, *, errors: bool = True) -> None:
-        """Serve the requests of ``app``: commit before each response, close after it, open and close with the application.
+        """Serve the requests of ``app``: commit before each response, close after it, open and close with the
+        application.
 
         Args:
             app: the application, before its first request. Middleware may be added before or after.
-            errors: answer database errors as ``application/problem+json``, unless the application has handlers of its own.
+            errors: answer database errors as ``application/problem+json``, unless the application has handlers of its
+                own.
 
         Raises:
             NotInstalled: the application is already serving requests.
@@ -50,8 +57,7 @@ class Database(core.Database):
             raise NotInstalled("install() was called after the first request; call it where the application is made")
         self._applications.add(app)
         _compat.wrap_outermost(app, partial(SessionScope, owner=app, database=self))
-        if not any(entry.cls is CommitGate for entry in app.user_middleware):
-            _compat.add_innermost(app, CommitGate)
+        _compat.add_innermost(app, CommitGate)
         _compat.compose_lifespan(app, self._around)
         if errors:
             problem.add_handlers(app)
@@ -63,7 +69,8 @@ class Database(core.Database):
 
     @asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:
-        """Open with the application and close with it. ``install`` composes this; compose it yourself if you do not install."""
+        """Open with the application and close with it. ``install`` composes this; compose it yourself if you do not
+        install."""
         if app in self._opened:
             yield
             return
@@ -80,8 +87,8 @@ class Database(core.Database):
         return app in self._opened
 
     def sync_permits(self) -> asyncio.Semaphore:
-        """Return the permits of sync requests: as many as the pool has connections, so that no thread ever waits for one that
-        only another waiting thread could give back."""
+        """Return the permits of sync requests: as many as the pool has connections, so that no thread ever waits for
+        one that only another waiting thread could give back."""
         loop = asyncio.get_running_loop()
         found = self._permits.get(loop)
         if found is None:

@@ -1,4 +1,5 @@
-"""Database errors as answers: ``application/problem+json`` (RFC 9457) that says what the client can do, and nothing of the database."""
+"""Database errors as answers: ``application/problem+json`` (RFC 9457) that says what the client can do, and nothing of
+the database."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def add_handlers(app: Starlette) -> None:
 
 
 async def answer(request: Request, error: Exception) -> Response:
-    """Render a database error. What the table does not know is a bug: it goes on to the server's own 500, with its traceback."""
+    """Render a database error. What the table does not know is a bug: it goes on to the server's own 500, with its
+    traceback."""
     cause = cause_of(error)
     if cause is None:
         raise error

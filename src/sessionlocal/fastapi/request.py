@@ -1,7 +1,8 @@
 """What a route asks for: the dependencies, their aliases, and the session of the request that is being served.
 
-Promises: every ``Depends(get_db)`` of a request gets the same session, in any dependency, with any scope and with ``use_cache=False``.
-Handing it out does no I/O. Calling, iterating or patching ``get_db`` instead of giving it to ``Depends`` is an error that says so.
+Promises: every ``Depends(get_db)`` of a request gets the same session, in any dependency, with any scope and with
+``use_cache=False``. Handing it out does no I/O. Calling, iterating or patching ``get_db`` instead of giving it to
+``Depends`` is an error that says so.
 """
 
 from __future__ import annotations
@@ -36,6 +37,13 @@ __all__ = [
 ]
 
 
+SIGNATURE = inspect.Signature(
+    [inspect.Parameter("connection", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=HTTPConnection)]
+)
+"""What FastAPI is to hand to a dependency. Said outright: old versions cannot resolve the annotations of an instance's
+``__call__``."""
+
+
 class SessionDependency:
     """``get_db``: give it to ``Depends``. Hands out the request's session, async, sync or read-only."""
 
@@ -47,8 +55,9 @@ class SessionDependency:
         # FastAPI looks at the instance's __call__ to see how to run it; a call looks at the class's, below.
         provide: Any = self._provide if _compat.HAS_FUNCTION_STACK else self._provide_and_watch
         self.__dict__["__call__"] = provide
+        self.__signature__ = SIGNATURE
 
-    def __call__(self, connection: HTTPConnection = None) -> Any:  # type: ignore[assignment]
+    def __call__(self, connection: HTTPConnection | None = None) -> Any:
         if connection is None:
             return CalledDependency(self._name)
         return self.__dict__["__call__"](connection)
@@ -161,7 +170,8 @@ class CalledDependency:
         if name.startswith("__"):
             raise AttributeError(name)
         self._refuse(
-            f"{self._name}().{name}", "get_db is a dependency, not a session: take `db: SessionDep`, or open `database.session()`"
+            f"{self._name}().{name}",
+            "get_db is a dependency, not a session: take `db: SessionDep`, or open `database.session()`",
         )
 
 
@@ -203,7 +213,7 @@ def _current(what: str) -> Any:
     state = session.current.get()
     if state is None:
         raise OutsideRequest(
-            f"{what} was called where no request is being served; open a session with `async with database.session() as db:` there"
+            f"{what} was called where no request is being served; "
+            "open a session with `async with database.session() as db:` there"
         )
     return state
-

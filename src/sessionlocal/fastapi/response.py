@@ -1,8 +1,9 @@
 """How a request ends: the commit gate, the outcome, and what is left when the response is on its way.
 
-Promises: the commit is done before ``http.response.start`` leaves, and it is done only when nothing was raised and the status is below 400.
-A failed commit replaces the response: no byte of the original is sent, its background tasks do not run, its body is not iterated. The
-replacement is rendered by the application's own handler. After the ASGI call every session of the request is closed.
+Promises: the commit is done before ``http.response.start`` leaves, and it is done only when nothing was raised and the
+status is below 400. A failed commit replaces the response: no byte of the original is sent, its background tasks do
+not run, its body is not iterated. The replacement is rendered by the application's own handler. After the ASGI call
+every session of the request is closed.
 
     WORKING --response start--> ANSWERING --end of the call--> ENDED
        |                            |
@@ -48,7 +49,8 @@ class Phase(enum.Enum):
 
 
 class Dropped(BaseException):
-    """Unwinds the application from the ``send`` of a response whose commit failed. A BaseException, so that no handler of it answers."""
+    """Unwinds the application from the ``send`` of a response whose commit failed. A BaseException, so that no handler
+    of it answers."""
 
 
 class RequestSessions:
@@ -85,7 +87,8 @@ class RequestSessions:
         return any(rules is not None and rules.explicit for rules in map(rules_of, self.opened.values()))
 
     async def settle(self, *, commit: bool, reason: str) -> None:
-        """Commit or roll back every session; afterwards none of them holds a connection. Raises what a commit raises."""
+        """Commit or roll back every session; afterwards none of them holds a connection. Raises what a commit
+        raises."""
         for face, db in self.opened.items():
             if face == "sync":
                 await self._settle_sync(db, commit=commit, reason=reason)
@@ -130,7 +133,8 @@ class RequestSessions:
 
 
 class RequestState:
-    """What this library knows of one ASGI call. Lives on the scope under ``KEY``, shared by every application that serves the call."""
+    """What this library knows of one ASGI call. Lives on the scope under ``KEY``, shared by every application that
+    serves the call."""
 
     __slots__ = ("_at_end", "_slots", "apps", "databases", "disconnected", "error", "phase", "scope", "sent_whole")
 
@@ -184,7 +188,8 @@ class RequestState:
         self._at_end.append(callback)
 
     def note(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """Remember that the endpoint, or a dependency, raised: a handler may still turn that into a 200. An ``__exit__`` callback."""
+        """Remember that the endpoint, or a dependency, raised: a handler may still turn that into a 200. An
+        ``__exit__`` callback."""
         if error is not None and self.error is None:
             self.error = error
 
@@ -213,21 +218,30 @@ class RequestState:
                 await slot.settle(commit=commit, reason=reason)
             except BaseException as failure:
                 if done:
-                    log.error("%s: %d of %d databases had committed before %r failed", self.name, done, len(slots), slot.database)
+                    log.error(
+                        "%s: %d of %d databases had committed before %r failed",
+                        self.name,
+                        done,
+                        len(slots),
+                        slot.database,
+                    )
                 self.note(type(failure), failure, None)
                 for other in slots[done:]:
                     await other.settle(commit=False, reason=type(failure).__name__)
                 raise
 
     async def finish_late(self, error: BaseException | None) -> None:
-        """Commit what was written after the response had started, if the call ended well and the client got the whole body."""
+        """Commit what was written after the response had started, if the call ended well and the client got the whole
+        body."""
         if not any(slot.has_work for slot in self._slots.values()):
             return
         if error is None and self.sent_whole:
             try:
                 await self.settle(commit=True)
             except Exception:
-                log.exception("%s: work done after the response had started was not stored: its commit failed", self.name)
+                log.exception(
+                    "%s: work done after the response had started was not stored: its commit failed", self.name
+                )
             return
         why = f"{type(error).__name__} was raised" if error is not None else "the client left before the end"
         log.error("%s: work done after the response had started was rolled back: %s", self.name, why)
@@ -250,13 +264,16 @@ class RequestState:
             try:
                 await slot.close()
             except Exception:
-                log.warning("%s: a session could not be closed cleanly; its connection was discarded", self.name, exc_info=True)
+                log.warning(
+                    "%s: a session could not be closed cleanly; its connection was discarded", self.name, exc_info=True
+                )
         for callback in self._at_end:
             callback()
 
 
 class CommitGate:
-    """The innermost middleware: nothing gets out before the commit, and every other middleware sees the final status."""
+    """The innermost middleware: nothing gets out before the commit, and every other middleware sees the final
+    status."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -306,7 +323,8 @@ class CommitGate:
             await state.finish_late(None)
 
     async def replace(self, state: RequestState, failure: Exception, receive: Receive, send: Send) -> None:
-        """Answer with what the application's own handler makes of a failed commit; without a handler the failure goes on."""
+        """Answer with what the application's own handler makes of a failed commit; without a handler the failure goes
+        on."""
         for app in (state.scope.get("app"), *reversed(state.apps)):
             handler = _compat.handler_for(app, failure)
             if handler is not None:
@@ -329,7 +347,8 @@ class CommitGate:
 
 
 class SessionScope(CommitGate):
-    """The outermost layer: the request's state begins here, and its sessions end here, when every middleware has returned.
+    """The outermost layer: the request's state begins here, and its sessions end here, when every middleware has
+    returned.
 
     It is a gate too, for a response that a middleware makes without asking the application.
     """
