@@ -64,7 +64,7 @@ CELLS = (
         "old-sqlalchemy",
         "oldest",
         "constraints.txt",
-        pins={"SQLAlchemy": "2.0.40", "aiosqlite": "0.21.0"},
+        pins={"SQLAlchemy": "2.0.40"},
         groups=("test", "neighbours-sqlalchemy20"),
         also=(SQLALCHEMY_20_ONLY,),
     ),
@@ -146,7 +146,7 @@ class Environment:
         if reduced:
             options += ["-m", "not slow"]
         if not self.cell.strict_warnings:
-            options += ["-W", "default"]
+            options += ["-W", "default", "--disable-warnings"]
         environment = {name: value for name, value in os.environ.items() if name != "SESSIONLOCAL_WHOLE_SUITE"}
         command = [self.python, "-m", "pytest", *options, *paths]
         return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
