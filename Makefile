@@ -26,7 +26,7 @@ help: ## what can be run
 
 $(STAMP): pyproject.toml constraints.txt
 	@if [ -z "$(PYTHON)" ] || ! "$(PYTHON)" -c '$(ENOUGH)'; then \
-		echo "sessionlocal needs Python 3.11 or newer, found: $$(python3 --version 2>&1). Name one: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; \
+		echo "sessionlocal needs Python 3.11 or newer, found: $$($(or $(PYTHON),python3) --version 2>&1). Name one: make $(MAKECMDGOALS) PYTHON=/path/to/python" >&2; \
 		exit 1; \
 	fi
 	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
