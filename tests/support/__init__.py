@@ -1,0 +1,1 @@
+"""The ground on which the tests stand: servers, drivers, a counting proxy, a live web server, cancellation."""
