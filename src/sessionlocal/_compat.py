@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection, CursorResult
 from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 from sqlalchemy.engine.interfaces import ExecutionContext
+from sqlalchemy.exc import PendingRollbackError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import Pool, PoolProxiedConnection, QueuePool
 from sqlalchemy.util import ScopedRegistry, ThreadLocalRegistry
@@ -53,6 +54,32 @@ def buffer_rows(context: RawContext) -> None:
         context.cursor_fetch_strategy = FullyBufferedCursorFetchStrategy(cursor, cursor.description, cursor.fetchall())
 
 
+class ReadCursor:
+    """What is left of a driver's cursor whose rows were fetched: what it said about them. Closing it takes no time."""
+
+    __slots__ = ("description", "lastrowid", "rowcount")
+
+    def __init__(self, cursor: Any) -> None:
+        self.description = cursor.description
+        self.lastrowid = cursor.lastrowid
+        self.rowcount = cursor.rowcount
+
+    async def close(self) -> None:
+        """Do nothing: SQLite has reset the statement with its last row."""
+
+
+def release_cursor(result: CursorResult[Any]) -> None:
+    """Let go of an aiosqlite cursor, whose rows its adapter has fetched.
+
+    SQLAlchemy closes it after the statement, or with the result, by a round trip to the driver's thread. A clean
+    session would give its connection back meanwhile, as if its task awaited something else
+    (tests/cases/test_clean_sessions.py).
+    """
+    cursor: Any = result.cursor
+    if type(cursor).__name__ == "AsyncAdapt_aiosqlite_cursor":
+        cursor._cursor = ReadCursor(cursor._cursor)
+
+
 def locks_rows(context: ExecutionContext) -> bool:
     """Tell whether the statement was written with ``with_for_update()``, also where the database compiles it to
     nothing."""
@@ -90,6 +117,30 @@ def connections_of(session: Session) -> list[Connection]:
 def join(transaction: SessionTransaction) -> SessionTransaction:
     """Open a unit inside ``transaction`` that commits nothing itself and whose failure dooms the outer one."""
     return transaction._begin()
+
+
+def is_failed(transaction: SessionTransaction) -> bool:
+    """Tell whether an error has rolled ``transaction`` back, and nobody has called ``rollback()`` since."""
+    return transaction._state.name == "DEACTIVE"
+
+
+class UnitTransaction(SessionTransaction):
+    """A transaction whose block does not end quietly when an error inside, caught there, has rolled it back."""
+
+    def __exit__(self, type_: Any, value: Any, traceback: Any) -> None:
+        failed = type_ is None and is_failed(self)
+        super().__exit__(type_, value, traceback)
+        if failed:
+            raise PendingRollbackError(
+                "this unit of work was rolled back by an error that was caught inside it, so nothing of it is stored; "
+                "put begin_nested() around the part that may fail",
+                code="7s2a",
+            )
+
+
+def end_loudly(transaction: SessionTransaction) -> None:
+    """Give a transaction that SQLAlchemy made the end of :class:`UnitTransaction`."""
+    transaction.__class__ = UnitTransaction
 
 
 def is_closed_for_good(session: Session) -> bool:

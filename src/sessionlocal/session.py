@@ -110,7 +110,18 @@ class SessionRules(Session):
 
     @property
     def has_work(self) -> bool:
-        """True while a commit would change anything: a transaction is open, or changes wait for a flush."""
+        """True while a commit would do anything: store what was written or waits for a flush, or say that it failed."""
+        return self.has_failed or self.has_unsaved
+
+    @property
+    def has_failed(self) -> bool:
+        """True after an error has rolled the transaction back, until ``rollback()`` is called."""
+        root = _compat.root_transaction(self)
+        return root is not None and _compat.is_failed(root)
+
+    @property
+    def has_unsaved(self) -> bool:
+        """True while there is something to store: a transaction is open, or changes wait for a flush."""
         return self.has_written or _compat.has_pending_changes(self)
 
     # -- where connections come from
@@ -156,6 +167,7 @@ class SessionRules(Session):
         if current is not None and (self._explicit is not None or current.parent is not None):
             return _compat.join(current)
         begun = super().begin() if current is None else current
+        _compat.end_loudly(begun)
         self._explicit = begun
         for lease in _leases(self):
             lease.keep()
@@ -165,13 +177,14 @@ class SessionRules(Session):
         if _compat.is_closed_for_good(self):
             raise SessionClosed(
                 f"{self.unit_name}: this session has ended; "
-                "open one for later work with `async with database.session() as db:`, and read what a response needs before the endpoint returns"
+                "open one for later work with `async with database.session() as db:`, "
+                "and read what a response needs before the endpoint returns"
             )
         return super()._autobegin_t(begin)
 
     def close(self) -> None:
         """End the session for good: roll back what is open, give the connection back, detach its objects."""
-        if self.unit is None and not _compat.is_closed_for_good(self) and self.has_work:
+        if self.unit is None and not _compat.is_closed_for_good(self) and self.has_unsaved:
             log.warning(
                 "%s was closed with uncommitted work, which is lost; call commit() before it ends", self.unit_name
             )
