@@ -38,7 +38,7 @@ from .dialects.plain_read import is_plain_read, is_write
 from .errors import ConcurrentUse, IsolationConflict, UsedAfterFork
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine.interfaces import ExecutionContext
+    from sqlalchemy.engine.interfaces import ExceptionContext, ExecutionContext
 
 log = logging.getLogger(__name__)
 
@@ -594,7 +594,10 @@ class SessionConnection(Connection):
                 lease.checkout()
             except dialect.loaded_dbapi.Error as error:
                 Connection._handle_dbapi_exception_noconnection(error, dialect, self.engine)
-            return super()._execute_context(dialect, constructor, *args, **kwargs)
+            result = super()._execute_context(dialect, constructor, *args, **kwargs)
+            if self.dialect.is_async:
+                _compat.release_cursor(result)
+            return result
         finally:
             lease.leave()
 
@@ -806,6 +809,16 @@ def observe(engine: Engine, edge: Edge, *, autocommit: bool) -> None:
     @event.listens_for(engine, "do_execute_no_params")
     def do_execute_no_params(cursor: Any, statement: str, context: Any) -> bool | None:
         return _deliver(context, statement, lambda: context.dialect.do_execute_no_params(cursor, statement, context))
+
+    @event.listens_for(engine, "handle_error")
+    def undo_failed_commit(failure: ExceptionContext) -> None:
+        # SQLite keeps a transaction open whose COMMIT failed. SQLAlchemy takes it for ended and pools the connection, and
+        # the next to write waits for a lock that nobody will release (tests/ecosystem/test_sqladmin.py).
+        if failure.statement is not None or type(failure.connection) is not Connection:
+            return
+        held = failure.connection.connection
+        if not failure.is_disconnect and edge.in_transaction(held.dbapi_connection):
+            edge.rollback(held.dbapi_connection)
 
     if autocommit:
         return

@@ -1,0 +1,1 @@
+"""Each behaviour of the session, written once and run on every driver, sync and async."""
