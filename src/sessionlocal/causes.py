@@ -147,15 +147,15 @@ def cause_of(error: BaseException) -> Cause | None:
 
 
 def _by_code(original: Any) -> Cause | None:
-    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
-    if isinstance(state, str):
-        return BY_SQLSTATE.get(state) or BY_SQLSTATE_CLASS.get(state[:2])
     code = getattr(original, "sqlite_errorcode", None)
     if isinstance(code, int):
         return BY_SQLITE.get(code) or BY_SQLITE_PRIMARY.get(code & 0xFF)
     arguments = getattr(original, "args", ())
-    if arguments and isinstance(arguments[0], int):
-        return BY_ERRNO.get(arguments[0])
     if isinstance(original, OSError):
         return UNAVAILABLE
+    if arguments and isinstance(arguments[0], int):  # MySQL drivers have an SQLSTATE too, but a coarse one
+        return BY_ERRNO.get(arguments[0])
+    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+    if isinstance(state, str):
+        return BY_SQLSTATE.get(state) or BY_SQLSTATE_CLASS.get(state[:2])
     return None
