@@ -364,9 +364,9 @@ class Database:
             _create_all(connection, _metadata(base))
 
     async def ping(self) -> None:
-        """Ask the database for an answer; raise what SQLAlchemy raises when there is none."""
-        async with self.engine.connect() as connection:
-            await connection.execute(text("SELECT 1"))
+        """Ask the database for an answer, in one round trip; raise what SQLAlchemy raises when there is none."""
+        async with self.read() as db:
+            await db.execute(text("SELECT 1"))
 
     def stats(self) -> Stats:
         """Return what the pools hold. No I/O."""
