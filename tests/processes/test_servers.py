@@ -125,7 +125,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(folder: Path, async_backend: Backend, address: str) -> Iterator[Start]:
+def start(folder: Path, async_backend: Backend, address: str) -> Start:
     """Return a function that starts a module with arguments, in the application's folder."""
 
     @contextmanager
@@ -139,7 +139,7 @@ def start(folder: Path, async_backend: Backend, address: str) -> Iterator[Start]
             status = process.stop()
         assert status in (0, -signal.SIGTERM), process.log.read_text()
 
-    yield run
+    return run
 
 
 @pytest.mark.slow
