@@ -40,6 +40,11 @@ def returns_at_once(pool: Pool) -> bool:
     return not isinstance(pool, QueuePool) or pool.overflow() <= 0
 
 
+def queue_limit(pool: QueuePool) -> int:
+    """Return how many connections a queue pool may have open; 0 stands for no limit."""
+    return 0 if pool._max_overflow < 0 else pool.size() + pool._max_overflow
+
+
 def discard(connection: PoolProxiedConnection, error: BaseException | None = None) -> None:
     """Close a pooled connection for good; the pool opens another one when it needs it."""
     if connection.is_valid:

@@ -106,6 +106,7 @@ class Lease(PoolProxiedConnection):
         "__weakref__",
         "_closing",
         "_depth",
+        "_doomed",
         "_edge",
         "_engine",
         "_generation",
@@ -137,6 +138,7 @@ class Lease(PoolProxiedConnection):
         self._reading = False  # the transaction serves a stream and nothing else
         self._scheduled = False
         self._interrupted = False
+        self._doomed = False  # a statement failed, and the server will not commit the transaction any more
         self._closing = False
         self._kept = False
         self._generation = _generation
@@ -279,12 +281,16 @@ class Lease(PoolProxiedConnection):
         self._interrupted = True
         try:
             execute()
-        except Exception:
+        except Exception as error:
             self._interrupted = False
             if began and not self._edge.in_transaction(self.dbapi_connection):
                 self._move("lose")  # a deadlock, or SQLite out of space: the server has rolled back the whole unit
+            elif self.state is State.OPEN and self._edge.dooms(error):
+                self._doomed = True
             raise
         self._interrupted = False
+        if self._doomed and sql.startswith("ROLLBACK TO"):
+            self._doomed = False
         if self.state is State.HELD and not self._edge.rows_buffered:
             _compat.buffer_rows(context)
 
@@ -391,13 +397,23 @@ class Lease(PoolProxiedConnection):
         try:
             if self.state is State.OPEN:
                 assert self._pooled is not None
-                self._conclude(self._pooled, finish)
+                doomed, self._doomed = self._doomed, False
+                self._conclude(self._pooled, self._refuse if doomed and finish == self._edge.commit else finish)
                 self._move("end")
                 self._reading = False
             elif self.state is State.LOST:
                 self._conclude_lost(finish)
         finally:
             self.leave()
+
+    @staticmethod
+    def _refuse(connection: Any) -> None:
+        # PostgreSQL answers COMMIT with ROLLBACK then, and no driver calls that an error.
+        raise exc.PendingRollbackError(
+            "a statement of this transaction failed, so that the database can only roll it back; call rollback(), or "
+            "put what may fail into `async with db.begin_nested():`",
+            code="8s2b",
+        )
 
     def _conclude_lost(self, finish: Callable[[Any], None]) -> None:
         if finish == self._edge.commit:
@@ -776,6 +792,11 @@ class LoopPool(Pool):
     def size(self) -> int:
         return int(self._limits["pool_size"])
 
+    @property
+    def capacity(self) -> int:
+        """How many connections each event loop may have."""
+        return self.size() + max(0, int(self._limits["max_overflow"]))
+
     def checkedin(self) -> int:
         return sum(pool.checkedin() for pool in self._pools.values())
 
@@ -812,8 +833,8 @@ def observe(engine: Engine, edge: Edge, *, autocommit: bool) -> None:
 
     @event.listens_for(engine, "handle_error")
     def undo_failed_commit(failure: ExceptionContext) -> None:
-        # SQLite keeps a transaction open whose COMMIT failed. SQLAlchemy takes it for ended and pools the connection, and
-        # the next to write waits for a lock that nobody will release (tests/ecosystem/test_sqladmin.py).
+        # SQLite keeps a transaction open whose COMMIT failed. SQLAlchemy takes it for ended and pools the connection,
+        # and the next to write waits for a lock that nobody will release (tests/ecosystem/test_sqladmin.py).
         if failure.statement is not None or type(failure.connection) is not Connection:
             return
         held = failure.connection.connection

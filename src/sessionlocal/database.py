@@ -25,7 +25,7 @@ from sqlalchemy import MetaData, event, inspect, text
 from sqlalchemy.engine import URL, Connection, Engine, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.pool import Pool
+from sqlalchemy.pool import Pool, QueuePool, StaticPool
 
 from . import _compat, config, session
 from .connection import SNAPSHOT_LEVELS, LoopPool, SessionEngine, finish_despite_cancel, observe
@@ -35,6 +35,8 @@ from .events import CommitFailed, Committed, Facts, RolledBack
 from .session import SessionRules, Unit, rules_of
 
 log = logging.getLogger(__name__)
+
+UNBOUNDED = 40  # connections that a pool without a limit is taken to have: as many as FastAPI has threads
 
 T = TypeVar("T")
 Work = Callable[[AsyncSession], Awaitable[T]]
@@ -132,49 +134,56 @@ class Database:
         _living.add(self)
 
     def __repr__(self) -> str:
-        return f"<Database {self.config.url.render_as_string(hide_password=True)}>"
+        return f"<Database {self.config.address}>"
 
     @property
     def name(self) -> str:
         """How messages call this database: its own name on the server, or its file."""
-        return self.config.url.database or "in memory"
+        return self.config.name
 
     # -- engines
 
     @property
     def engine(self) -> AsyncEngine:
         """The async engine, an ordinary one: ``engine.begin()`` is an ordinary transaction."""
-        with self._lock:
-            if self._engine is None:
-                self._engine = create_async_engine(
-                    self.config.url, connect_args=self.config.async_connect_args, **self._engine_options(LoopPool)
-                )
-                self._adopt(self._engine.sync_engine)
-            return self._engine
+        if self._engine is None:
+            with self._lock:
+                if self._engine is None:
+                    self._engine = self._make_engine(self.config.target(sync=False))
+        return self._engine
 
     @property
     def sync_engine(self) -> Engine:
         """The sync engine, for ``def`` endpoints, scripts and migrations; it has a pool of its own."""
-        with self._lock:
-            if self._sync_engine is None:
-                self._sync_engine = create_engine(
-                    self.config.sync_url, connect_args=self.config.sync_connect_args, **self._engine_options(None)
-                )
-                self._adopt(self._sync_engine)
-            return self._sync_engine
+        if self._sync_engine is None:
+            with self._lock:
+                if self._sync_engine is None:
+                    self._sync_engine = self._make_sync_engine(self.config.target(sync=True))
+        return self._sync_engine
 
-    def _engine_options(self, pool: type[Pool] | None) -> dict[str, Any]:
-        options = dict(self.config.engine_options)
+    def _make_engine(self, target: config.Target) -> AsyncEngine:
+        options = self._engine_options(target)
+        if "pool" not in options:
+            options.setdefault("poolclass", LoopPool)
+        engine = create_async_engine(target.url, connect_args=dict(target.connect_args), **options)
+        self._adopt(engine.sync_engine, target)
+        return engine
+
+    def _make_sync_engine(self, target: config.Target) -> Engine:
+        engine = create_engine(target.url, connect_args=dict(target.connect_args), **self._engine_options(target))
+        self._adopt(engine, target)
+        return engine
+
+    def _engine_options(self, target: config.Target) -> dict[str, Any]:
+        options = dict(target.engine_options)
         if self.config.isolation_level is not None:
             options["isolation_level"] = self.config.isolation_level
-        if pool is not None and "poolclass" not in options and "pool" not in options:
-            options["poolclass"] = pool
         return options
 
-    def _adopt(self, engine: Engine) -> None:
+    def _adopt(self, engine: Engine, target: config.Target) -> None:
         edge = edge_for(engine.dialect)
         level = self.config.isolation_level
-        at_once = self.config.begin == "first-statement" or (level or "") in SNAPSHOT_LEVELS
+        at_once = target.begin == "first-statement" or (level or "") in SNAPSHOT_LEVELS
         face = SessionEngine(
             engine,
             edge=edge,
@@ -273,7 +282,7 @@ class Database:
         connections are used at once, a quarter of the pool unless you say otherwise. The first failure cancels the
         others and is raised.
         """
-        budget = asyncio.Semaphore(limit or max(1, self.pool_size // 4))
+        budget = asyncio.Semaphore(limit or max(1, capacity(self.engine.pool) // 4))
 
         async def run(read: Work[Any]) -> Any:
             async with budget, self.read() as db:
@@ -282,12 +291,6 @@ class Database:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(run(read)) for read in reads]
         return [task.result() for task in tasks]
-
-    @property
-    def pool_size(self) -> int:
-        """How many connections one pool of this Database may open."""
-        options = self.config.engine_options
-        return int(options.get("pool_size", 5)) + max(0, int(options.get("max_overflow", 0)))
 
     # -- ends of units, shared with the web layer
 
@@ -301,6 +304,8 @@ class Database:
             await db.commit()
         except BaseException as error:
             self._failed(rules, error)
+            with _second_failure_logged():
+                await finish_despite_cancel(db.rollback(), self.config.cleanup_timeout)
             raise
         self.facts.state(Committed(rules.unit_name, self.name))
 
@@ -332,6 +337,8 @@ class Database:
             db.commit()
         except BaseException as error:
             self._failed(rules, error)
+            with _second_failure_logged():
+                db.rollback()
             raise
         self.facts.state(Committed(rules.unit_name, self.name))
 
@@ -408,6 +415,15 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+@contextmanager
+def _second_failure_logged() -> Iterator[None]:
+    """Whoever waits is told of the first failure; the session is closed next, whatever its rollback says."""
+    try:
+        yield
+    except Exception:
+        log.warning("the rollback after a failed commit failed too", exc_info=True)
 
 
 # -- how sessions are made
@@ -508,6 +524,15 @@ def _metadata(base: Any) -> MetaData:
     if not isinstance(found, MetaData):
         raise TypeError(f"create_all() takes a declarative base or a MetaData, not {type(base).__name__}")
     return found
+
+
+def capacity(pool: Pool) -> int:
+    """Return how many connections a pool lends at once."""
+    if isinstance(pool, LoopPool):
+        return pool.capacity
+    if isinstance(pool, QueuePool):
+        return _compat.queue_limit(pool) or UNBOUNDED
+    return 1 if isinstance(pool, StaticPool) else UNBOUNDED
 
 
 def _pool_stats(engine: Engine) -> PoolStats:

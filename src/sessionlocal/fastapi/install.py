@@ -92,7 +92,7 @@ class Database(core.Database):
         loop = asyncio.get_running_loop()
         found = self._permits.get(loop)
         if found is None:
-            found = self._permits[loop] = asyncio.Semaphore(self.pool_size)
+            found = self._permits[loop] = asyncio.Semaphore(core.capacity(self.sync_engine.pool))
         return found
 
     def end_limiter(self) -> anyio.CapacityLimiter:
