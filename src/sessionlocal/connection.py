@@ -322,7 +322,7 @@ class Lease(PoolProxiedConnection):
 
     def _begin_for(self, sql: str, context: ExecutionContext, streaming: bool) -> None:
         plain = self._plain(sql, context)
-        if (plain and not streaming) or self.never:
+        if (plain and not (streaming and self._edge.streams_in_transaction)) or self.never:
             return
         tenant = self._tenant()
         if tenant is not None:
@@ -359,6 +359,7 @@ class Lease(PoolProxiedConnection):
         tenant = self._tenant()
         self.terms = Terms(isolation=self.isolation, read_only=tenant is not None and tenant.read_only)
         start(self.checkout().dbapi_connection, self.terms)
+        self._doomed = False
         self._move("begin")
 
     def _tenant(self) -> Tenant | None:
@@ -397,8 +398,8 @@ class Lease(PoolProxiedConnection):
         try:
             if self.state is State.OPEN:
                 assert self._pooled is not None
-                doomed, self._doomed = self._doomed, False
-                self._conclude(self._pooled, self._refuse if doomed and finish == self._edge.commit else finish)
+                refused = self._doomed and finish == self._edge.commit
+                self._conclude(self._pooled, self._refuse if refused else finish)
                 self._move("end")
                 self._reading = False
             elif self.state is State.LOST:
