@@ -134,7 +134,7 @@ class Lease(PoolProxiedConnection):
         self._mutex = threading.Lock()
         self._owner: callsite.Owner | None = None
         self._depth = 0
-        self._streams = 0
+        self._streams: set[StreamCursor] = set()
         self._reading = False  # the transaction serves a stream and nothing else
         self._scheduled = False
         self._interrupted = False
@@ -291,7 +291,14 @@ class Lease(PoolProxiedConnection):
         self._interrupted = False
         if self._doomed and sql.startswith("ROLLBACK TO"):
             self._doomed = False
-        if self.state is State.HELD and not self._edge.rows_buffered:
+        if not self._edge.rows_buffered:
+            self._save_rows(context)
+
+    def _save_rows(self, context: Any) -> None:
+        """Read the rows of a driver that fetches as it goes before the connection leaves, or keep it for a stream."""
+        if context.execution_options.get("stream_results"):
+            context.cursor = self._stream(context.cursor)
+        elif self.state is State.HELD:
             _compat.buffer_rows(context)
 
     def _prepare(self, sql: str, context: ExecutionContext) -> bool:
@@ -426,6 +433,8 @@ class Lease(PoolProxiedConnection):
     def _conclude(self, pooled: PoolProxiedConnection, finish: Callable[[Any], None]) -> None:
         connection = pooled.dbapi_connection
         try:
+            for stream in list(self._streams):
+                stream.close()  # MySQL takes no COMMIT while rows are on their way
             if self._edge.in_transaction(connection):
                 self._shielded(finish, connection)
         except BaseException:
@@ -486,12 +495,16 @@ class Lease(PoolProxiedConnection):
         cursor = self.checkout().cursor(*args, **kwargs)
         if not args and not kwargs:
             return cursor
-        self._streams += 1
-        return StreamCursor(cursor, self)
+        return self._stream(cursor)
 
-    def stream_closed(self) -> None:
+    def _stream(self, cursor: Any) -> StreamCursor:
+        opened = StreamCursor(cursor, self)
+        self._streams.add(opened)
+        return opened
+
+    def stream_closed(self, cursor: StreamCursor) -> None:
         """A server-side cursor was closed: the connection may leave when nothing else needs it."""
-        self._streams -= 1
+        self._streams.discard(cursor)
         if not self._depth and self._returnable():
             self._schedule_return()
 
@@ -530,7 +543,7 @@ class Lease(PoolProxiedConnection):
         self._move("close")
         if pooled is None:
             return
-        if was_open or self._interrupted:
+        if was_open or self._interrupted or self._streams:
             self._clean(pooled)
         elif self._engine.is_async and not _compat.returns_at_once(self._engine.current_pool()):
             self._engine.spawn(greenlet_spawn(_compat.check_in, pooled))
@@ -578,7 +591,7 @@ class StreamCursor:
         try:
             self._cursor.close()
         finally:
-            lease.stream_closed()
+            lease.stream_closed(self)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cursor, name)

@@ -12,6 +12,7 @@ class GenericEdge:
 
     dialect = "generic"
     rows_buffered = True
+    streams_in_transaction = True
 
     def in_transaction(self, connection: DBAPIConnection) -> bool:
         return True
@@ -36,6 +37,9 @@ class GenericEdge:
 
     def rollback(self, connection: DBAPIConnection) -> None:
         connection.rollback()
+
+    def dooms(self, error: Exception) -> bool:
+        return False
 
     def settle(self, connection: DBAPIConnection, terms: Terms) -> None:
         """Nothing was changed."""

@@ -17,6 +17,7 @@ class MySQLEdge:
     """MySQL or MariaDB. Rows are read whole unless a server-side cursor is used."""
 
     rows_buffered = True
+    streams_in_transaction = True
 
     def __init__(self, dialect: str) -> None:
         self.dialect = dialect
@@ -50,6 +51,9 @@ class MySQLEdge:
 
     def rollback(self, connection: DBAPIConnection) -> None:
         connection.rollback()
+
+    def dooms(self, error: Exception) -> bool:
+        return False
 
     def settle(self, connection: DBAPIConnection, terms: Terms) -> None:
         """Nothing to put back: SET TRANSACTION and START TRANSACTION cover one transaction only."""

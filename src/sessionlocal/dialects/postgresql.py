@@ -26,6 +26,7 @@ class AsyncpgEdge:
 
     dialect = "postgresql"
     rows_buffered = True
+    streams_in_transaction = True
 
     def in_transaction(self, connection: DBAPIConnection) -> bool:
         return bool(connection.driver_connection.is_in_transaction())
@@ -57,6 +58,9 @@ class AsyncpgEdge:
         connection.rollback()
         self._finish(connection, "ROLLBACK")
 
+    def dooms(self, error: Exception) -> bool:
+        return came_from_server(error)
+
     def settle(self, connection: DBAPIConnection, terms: Terms) -> None:
         connection.autocommit = True
         connection.readonly = False
@@ -73,6 +77,7 @@ class PsycopgEdge:
 
     dialect = "postgresql"
     rows_buffered = True
+    streams_in_transaction = True
 
     def in_transaction(self, connection: DBAPIConnection) -> bool:
         return bool(connection.info.transaction_status)  # libpq's PQTRANS_IDLE is 0
@@ -109,8 +114,16 @@ class PsycopgEdge:
     def rollback(self, connection: DBAPIConnection) -> None:
         connection.rollback()
 
+    def dooms(self, error: Exception) -> bool:
+        return came_from_server(error)
+
     def settle(self, connection: DBAPIConnection, terms: Terms) -> None:
         """Nothing changed on the client: BEGIN was a statement like any other."""
+
+
+def came_from_server(error: Exception) -> bool:
+    """Tell whether the server itself refused a statement: what the client refuses does not reach the transaction."""
+    return getattr(error, "sqlstate", None) is not None
 
 
 def connection_isolation(connection: DBAPIConnection) -> str | None:

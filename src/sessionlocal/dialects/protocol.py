@@ -42,6 +42,10 @@ class Edge(Protocol):
     rows_buffered: bool
     """True when the driver holds every row of a statement in memory before ``execute`` returns."""
 
+    streams_in_transaction: bool
+    """True when a server-side cursor lives in a transaction. Where it does not, the statement alone holds its
+    snapshot."""
+
     def in_transaction(self, connection: DBAPIConnection) -> bool:
         """Tell what the driver knows of the server's state: is a transaction open? No I/O."""
         ...
@@ -72,6 +76,10 @@ class Edge(Protocol):
 
     def rollback(self, connection: DBAPIConnection) -> None:
         """Send ROLLBACK. Called only while ``in_transaction``."""
+        ...
+
+    def dooms(self, error: Exception) -> bool:
+        """Tell whether a statement that failed like this leaves nothing to its transaction but a rollback. No I/O."""
         ...
 
     def settle(self, connection: DBAPIConnection, terms: Terms) -> None:

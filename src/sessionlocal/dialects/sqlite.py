@@ -15,6 +15,7 @@ class SQLiteEdge:
     """A SQLite database, on disk or in memory."""
 
     dialect = "sqlite"
+    streams_in_transaction = False  # BEGIN IMMEDIATE would keep every writer waiting for the reader's last row
 
     def __init__(self, *, rows_buffered: bool) -> None:
         self.rows_buffered = rows_buffered
@@ -44,6 +45,9 @@ class SQLiteEdge:
 
     def rollback(self, connection: DBAPIConnection) -> None:
         connection.rollback()
+
+    def dooms(self, error: Exception) -> bool:
+        return False
 
     def settle(self, connection: DBAPIConnection, terms: Terms) -> None:
         if terms.read_only:

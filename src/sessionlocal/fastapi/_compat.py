@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import Any
+from inspect import iscoroutinefunction
+from typing import Any, TypeAlias
 
 from fastapi import FastAPI
 from fastapi.dependencies.utils import solve_dependencies
@@ -14,6 +15,8 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Scope
+
+Handler: TypeAlias = Callable[..., Any]
 
 FUNCTION_STACK = "fastapi_function_astack"
 REQUEST_STACK = "fastapi_inner_astack"
@@ -57,21 +60,37 @@ def compose_lifespan(app: Starlette, around: Callable[[Any, Any], Any]) -> None:
     app.router.lifespan_context = lambda served: around(original, served)
 
 
-def handler_for(app: Any, error: BaseException) -> Callable[..., Any] | None:
-    """Return the handler that the application registered for this kind of exception, as Starlette chooses it."""
-    handlers: Mapping[Any, Callable[..., Any]] = getattr(app, "exception_handlers", {})
+LAST_RESORTS = (Exception, 500)
+"""Under these keys an application keeps the handler that answers when no other does, and after which the exception
+goes on to the server."""
+
+
+def handler_for(
+    app: Any, error: BaseException, *, answers_all: bool = False, ignoring: type[Any] | None = None
+) -> Handler | None:
+    """Return the handler that the application registered for this kind of exception, as Starlette chooses it.
+
+    ``answers_all`` includes its handler of last resort; handlers of the class ``ignoring`` do not count.
+    """
+    handlers: Mapping[Any, Handler] = getattr(app, "exception_handlers", {})
     for kind in type(error).__mro__:
-        if kind in handlers and kind not in (BaseException, Exception):
-            return handlers[kind]
+        found = handlers.get(kind) if kind not in (BaseException, Exception) else None
+        if found is not None and not (ignoring and isinstance(found, ignoring)):
+            return found
+    if answers_all:
+        return next((handlers[key] for key in LAST_RESORTS if key in handlers), None)
     return None
 
 
-async def call_handler(handler: Callable[..., Any], request: Request, error: BaseException) -> Response:
-    """Call an exception handler, async or not."""
-    from inspect import iscoroutinefunction
+def is_last_resort(app: Any, handler: Handler) -> bool:
+    """Tell whether the exception goes on to the server after ``handler`` has answered it."""
+    return any(app.exception_handlers.get(key) is handler for key in LAST_RESORTS)
 
+
+async def call_handler(handler: Handler, request: Request, error: BaseException) -> Response | None:
+    """Call an exception handler, async or not. None means that it has nothing to answer."""
     if iscoroutinefunction(handler) or iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004
-        response: Response = await handler(request, error)
+        response: Response | None = await handler(request, error)
     else:
         response = await run_in_threadpool(handler, request, error)
     return response
@@ -83,7 +102,5 @@ def route_name(scope: Scope) -> str:
     path = getattr(route, "path", None) or scope.get("path", "")
     return f"{scope.get('method', 'WEBSOCKET')} {path}"
 
-
-Exit = Callable[..., Awaitable[bool | None]]
 
 __all__ = ["FastAPI", "Starlette"]

@@ -12,25 +12,42 @@ from starlette.responses import JSONResponse, Response
 
 from ..causes import Cause, cause_of
 from ..errors import CommitUnknown
+from . import _compat
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-UNEXPECTED = Cause("internal-error", 500, "Internal Server Error")
 
 
 def add_handlers(app: Starlette) -> None:
-    """Answer database errors, unless the application has a handler for the same class already."""
+    """Answer database errors, unless the application has a handler of its own for the error or for a base of it."""
     for kind in (DBAPIError, TimeoutError, CommitUnknown):
-        app.exception_handlers.setdefault(kind, answer)
+        app.exception_handlers.setdefault(kind, ProblemHandler(app))
 
 
-async def answer(request: Request, error: Exception) -> Response:
-    """Render a database error. What the table does not know is a bug: it goes on to the server's own 500, with its
+class ProblemHandler:
+    """Renders a database error. What the table does not know is a bug: it goes on to the server's own 500, with its
     traceback."""
-    cause = cause_of(error)
-    if cause is None:
-        raise error
+
+    def __init__(self, app: Starlette) -> None:
+        self._app = app
+
+    async def __call__(self, request: Request, error: Exception) -> Response | None:
+        if (own := self._applications_own(error)) is not None:
+            return await _compat.call_handler(own, request, error)
+        cause = cause_of(error)
+        if cause is None:
+            raise error
+        _report(request, error, cause)
+        headers = {} if cause.retry_after is None else {"Retry-After": str(cause.retry_after)}
+        return problem(cause, headers)
+
+    def _applications_own(self, error: Exception) -> _compat.Handler | None:
+        # Starlette takes the handler of the nearest class, ours; one for SQLAlchemyError would never be asked.
+        return _compat.handler_for(self._app, error, ignoring=ProblemHandler)
+
+
+def _report(request: Request, error: Exception, cause: Cause) -> None:
     log.log(
         logging.WARNING if cause.status < 500 else logging.ERROR,
         "%s %s: %s (%s)",
@@ -39,8 +56,6 @@ async def answer(request: Request, error: Exception) -> Response:
         cause.name,
         type(getattr(error, "orig", error)).__name__,
     )
-    headers = {} if cause.retry_after is None else {"Retry-After": str(cause.retry_after)}
-    return problem(cause, headers)
 
 
 def problem(cause: Cause, headers: dict[str, str] | None = None) -> Response:

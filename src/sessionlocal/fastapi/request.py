@@ -68,9 +68,7 @@ class SessionDependency:
     async def _provide(self, connection: HTTPConnection) -> AsyncSession | Session:
         scope = connection.scope
         state = scope.get(KEY) or self._bare(scope)
-        stack = _compat.function_stack(scope)
-        if stack is not None and state.phase is Phase.WORKING:
-            stack.push(state.note)
+        state.watch(scope)
         return await self._open(state)
 
     async def _provide_and_watch(self, connection: HTTPConnection) -> AsyncIterator[AsyncSession | Session]:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -25,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import session
 from ..connection import finish_despite_cancel
+from ..errors import MixedSessions
 from ..session import Unit, rules_of
 from . import _compat
 
@@ -48,9 +50,12 @@ class Phase(enum.Enum):
     ENDED = "the ASGI call is over"
 
 
-class Dropped(BaseException):
-    """Unwinds the application from the ``send`` of a response whose commit failed. A BaseException, so that no handler
-    of it answers."""
+class ResponseDropped(Exception):
+    """Unwinds the application from the ``send`` of a response whose commit failed, which is its ``__cause__``.
+
+    An ordinary exception: FastAPI does not run the exit code of sync dependencies for any other. Whatever the
+    application makes of it, the outcome of the request is the failed commit.
+    """
 
 
 class RequestSessions:
@@ -89,6 +94,8 @@ class RequestSessions:
     async def settle(self, *, commit: bool, reason: str) -> None:
         """Commit or roll back every session; afterwards none of them holds a connection. Raises what a commit
         raises."""
+        if commit:
+            self._refuse_two_writers()
         for face, db in self.opened.items():
             if face == "sync":
                 await self._settle_sync(db, commit=commit, reason=reason)
@@ -97,6 +104,20 @@ class RequestSessions:
             else:
                 await self.database.roll_back(db, reason=reason)  # type: ignore[arg-type]
         self.release_permits()
+
+    def _refuse_two_writers(self) -> None:
+        """Two sessions with work would be two commits, of which the second can fail. What was flushed is refused
+        earlier, before it is sent."""
+        waiting = [
+            rules.face
+            for rules in map(rules_of, self.opened.values())
+            if rules and rules.has_work and not rules.read_only
+        ]
+        if len(waiting) > 1:
+            raise MixedSessions(
+                f"{self.unit.name}: the {waiting[0]} and the {waiting[1]} session both have work to commit, which cannot "
+                "be done at once; use one of them, or commit the first"
+            )
 
     async def _settle_sync(self, db: Any, *, commit: bool, reason: str) -> None:
         rules = rules_of(db)
@@ -113,17 +134,19 @@ class RequestSessions:
             await anyio.to_thread.run_sync(work, limiter=self.database.end_limiter())
 
     async def close(self) -> None:
-        """Close every session, whatever its state."""
-        for face, db in self.opened.items():
-            rules = rules_of(db)
-            if face == "sync" and rules is not None and not rules.has_work:
-                db.close()  # holds no connection: nothing to wait for
-            elif face == "sync":
-                with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(db.close, limiter=self.database.end_limiter())
-            else:
-                await self.database.close_session(db)  # type: ignore[arg-type]
-        self.release_permits()
+        """Close every session, whatever its state, also where closing one of them fails, which is raised."""
+        async with AsyncExitStack() as stack:
+            stack.callback(self.release_permits)
+            for face, db in self.opened.items():
+                stack.push_async_callback(self._close_sync if face == "sync" else self.database.close_session, db)
+
+    async def _close_sync(self, db: Any) -> None:
+        rules = rules_of(db)
+        if rules is not None and not rules.has_work:
+            db.close()  # holds no connection: nothing to wait for
+            return
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(db.close, limiter=self.database.end_limiter())
 
     def release_permits(self) -> None:
         """Let other requests of sync endpoints run."""
@@ -136,7 +159,18 @@ class RequestState:
     """What this library knows of one ASGI call. Lives on the scope under ``KEY``, shared by every application that
     serves the call."""
 
-    __slots__ = ("_at_end", "_slots", "apps", "databases", "disconnected", "error", "phase", "scope", "sent_whole")
+    __slots__ = (
+        "_at_end",
+        "_slots",
+        "_watched",
+        "apps",
+        "databases",
+        "disconnected",
+        "error",
+        "phase",
+        "scope",
+        "sent_whole",
+    )
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
@@ -147,6 +181,7 @@ class RequestState:
         self.sent_whole = False
         self.disconnected = False
         self._slots: dict[Any, RequestSessions] = {}
+        self._watched: AsyncExitStack | None = None
         self._at_end: list[Callable[[], None]] = []
 
     def __repr__(self) -> str:
@@ -167,6 +202,15 @@ class RequestState:
         self.databases.append(database)
         self.apps.append(app)
 
+    @contextmanager
+    def served_with(self, database: Database, app: Any) -> Iterator[None]:
+        """Let ``database`` be the one that code in ``app`` means while ``app`` serves the call."""
+        self.serve_with(database, app)
+        try:
+            yield
+        finally:
+            self.databases.remove(database)
+
     @property
     def touched(self) -> bool:
         """True once a session of this request was asked for."""
@@ -181,11 +225,20 @@ class RequestState:
 
     def session(self, database: Database, face: str) -> Any:
         """Return this request's session of ``database``; part of ``session.Surroundings``."""
+        self.watch(self.scope)
         return self.sessions(database).get(face)
 
     def at_end(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` when the call is over; part of ``session.Surroundings``."""
         self._at_end.append(callback)
+
+    def watch(self, scope: Scope) -> None:
+        """Learn it when the endpoint, or a dependency, raises: before any handler turns that into a response. Before
+        FastAPI 0.121 only a dependency is told."""
+        stack = _compat.function_stack(scope)
+        if stack is not None and stack is not self._watched and self.phase is Phase.WORKING:
+            self._watched = stack
+            stack.push(self.note)
 
     def note(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Remember that the endpoint, or a dependency, raised: a handler may still turn that into a 200. An
@@ -205,9 +258,12 @@ class RequestState:
             return
         if self.phase is Phase.ANSWERING:
             await self.finish_late(error)
-        else:
-            self.note(type(error), error, None)
+            return
+        self.note(type(error), error, None)
+        try:
             await self.settle(commit=False)
+        except Exception:
+            log.warning("%s: the rollback failed; its connection is discarded", self.name, exc_info=True)
 
     async def settle(self, *, commit: bool) -> None:
         """End the request's units of work. A commit that fails rolls back the rest, and is raised."""
@@ -294,44 +350,42 @@ class CommitGate:
         async def gated(message: Message) -> None:
             nonlocal failure
             if failure is not None:
-                raise Dropped
+                raise ResponseDropped("its commit failed") from failure
             if state.phase is Phase.WORKING and message["type"] == "http.response.start":
                 try:
                     await state.before_response(message["status"])
                 except Exception as error:
                     failure = error
-                    raise Dropped from error
+                    raise ResponseDropped("its commit failed") from error
             await send(message)
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                state.sent_whole = not state.disconnected
-
-        async def watched() -> Message:
-            message = await receive()
-            if message["type"] == "http.disconnect" and not state.sent_whole:
-                state.disconnected = True
-            return message
 
         try:
-            await self.app(scope, watched, gated)
+            await self.app(scope, receive, gated)
         except BaseException as error:
-            if failure is None or not _is_drop(error):
+            if failure is None or not isinstance(error, Exception):
                 await state.unwind(error)
                 raise
         if failure is not None:
             await self.replace(state, failure, receive, send)
-        else:
-            await state.finish_late(None)
 
     async def replace(self, state: RequestState, failure: Exception, receive: Receive, send: Send) -> None:
         """Answer with what the application's own handler makes of a failed commit; without a handler the failure goes
         on."""
-        for app in (state.scope.get("app"), *reversed(state.apps)):
-            handler = _compat.handler_for(app, failure)
-            if handler is not None:
-                response = await _compat.call_handler(handler, Request(state.scope, receive), failure)
-                state.phase = Phase.ANSWERING
-                await response(state.scope, receive, send)
+        inner = state.scope.get("app")
+        for app in (inner, *reversed(state.apps)):
+            answers_all = app is inner and app not in state.apps
+            handler = _compat.handler_for(app, failure, answers_all=answers_all)
+            if handler is None:
+                continue
+            response = await _compat.call_handler(handler, Request(state.scope, receive), failure)
+            if response is None:
+                break
+            await state.settle(commit=False)  # what the handler wrote: the request has failed
+            state.phase = Phase.ANSWERING
+            await response(state.scope, receive, send)
+            if not _compat.is_last_resort(app, handler):
                 return
+            break
         raise failure
 
     async def converse(self, state: RequestState, scope: Scope, receive: Receive, send: Send) -> None:
@@ -363,22 +417,45 @@ class SessionScope(CommitGate):
             await self.app(scope, receive, send)
             return
         state: RequestState | None = scope.get(KEY)
-        if state is not None:  # a mounted application with an install() of its own
-            state.serve_with(self.database, self.owner)
-            await self.app(scope, receive, send)
+        if state is not None:  # a second Database, or a mounted application with an install() of its own
+            with state.served_with(self.database, self.owner):
+                await self.app(scope, receive, send)
             return
         state = scope[KEY] = RequestState(scope)
         state.serve_with(self.database, self.owner)
         token = session.current.set(state)
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, self._watched(state, receive), self._counted(state, send))
+            if scope["type"] == "http":
+                await state.finish_late(None)
         finally:
             session.current.reset(token)
             if state.touched:
                 await finish_despite_cancel(state.close(), self.database.config.cleanup_timeout)
 
+    def _counted(self, state: RequestState, send: Send) -> Send:
+        """Notice that the client was sent everything."""
 
-def _is_drop(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return all(_is_drop(part) for part in error.exceptions)
-    return isinstance(error, Dropped)
+        async def counted(message: Message) -> None:
+            await send(message)
+            if _is_last(message):
+                state.sent_whole = not state.disconnected
+
+        return counted
+
+    def _watched(self, state: RequestState, receive: Receive) -> Receive:
+        """Notice that the client left before that."""
+
+        async def watched() -> Message:
+            message = await receive()
+            if message["type"] == "http.disconnect" and not state.sent_whole:
+                state.disconnected = True
+            return message
+
+        return watched
+
+
+def _is_last(message: Message) -> bool:
+    if message["type"] == "http.response.body":
+        return not message.get("more_body", False)
+    return bool(message["type"] == "http.response.pathsend")
