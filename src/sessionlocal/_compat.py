@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 from types import FrameType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy.engine import Connection, CursorResult
 from sqlalchemy.engine.base import OptionEngine
@@ -19,6 +19,7 @@ from sqlalchemy.util import ScopedRegistry, ThreadLocalRegistry
 __all__ = ["CursorResult", "OptionEngine"]
 
 RawContext: TypeAlias = Any
+AnyPool = TypeVar("AnyPool", bound=Pool)
 
 
 def pool_connection(connection: Connection) -> PoolProxiedConnection | None:
@@ -38,6 +39,17 @@ def returns_at_once(pool: Pool) -> bool:
     if pool.dispatch.reset or pool.dispatch.checkin:
         return False
     return not isinstance(pool, QueuePool) or pool.overflow() <= 0
+
+
+def for_async_engines(pool_class: type[AnyPool]) -> type[AnyPool]:
+    """Let ``create_async_engine`` take a pool class."""
+    setattr(pool_class, "_is_asyncio", True)  # noqa: B010  a class attribute that SQLAlchemy types as a property
+    return pool_class
+
+
+def share_listeners(pool: Pool, source: Pool) -> None:
+    """Let ``pool`` tell the listeners of ``source``, also those that are added later."""
+    vars(pool)["dispatch"] = source.dispatch
 
 
 def queue_limit(pool: QueuePool) -> int:

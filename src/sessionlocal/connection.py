@@ -306,15 +306,15 @@ class Lease(PoolProxiedConnection):
         if self.state is State.LOST:
             raise self._lost()
         if self.state is State.HELD:
-            self._begin_for(sql, context, streaming=type(context.cursor) is StreamCursor)
+            cursor: Any = context.cursor
+            self._begin_for(sql, context, streaming=type(cursor) is StreamCursor)
             return False
         if self._reading:
             self._reading = self._plain(sql, context)
         if self._edge.in_transaction(self.dbapi_connection):
             return True
-        self._edge.arm(
-            self.dbapi_connection, self.terms
-        )  # DDL on MySQL has committed; what follows is a transaction again
+        # DDL on MySQL has committed; what follows is a transaction again.
+        self._edge.arm(self.dbapi_connection, self.terms)
         return False
 
     @staticmethod
@@ -739,13 +739,12 @@ async def _outlast(task: asyncio.Future[None], timeout: float) -> None:
         log.error("COMMIT or ROLLBACK failed after its task was cancelled", exc_info=error)
 
 
+@_compat.for_async_engines
 class LoopPool(Pool):
     """A pool of connections for each event loop, since an async connection belongs to the loop that opened it.
 
     Each is SQLAlchemy's own queue pool; this one only chooses. Connections of a loop that was closed are dropped.
     """
-
-    _is_asyncio = True
 
     def __init__(
         self,
@@ -778,7 +777,7 @@ class LoopPool(Pool):
             del self._pools[other]
         options = {**self._options, "dialect": self._dialect}
         pool = AsyncAdaptedQueuePool(self._creator, **self._limits, **options)  # type: ignore[arg-type]
-        pool.dispatch = self.dispatch  # listeners added later count too
+        _compat.share_listeners(pool, self)
         self._pools[loop] = pool
         return pool
 
