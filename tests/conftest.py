@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tests.support import schema
 from tests.support.asgi import Asgi
 from tests.support.backends import Backend, Driver, choose
 from tests.support.live import Server, serve
-from tests.support.observer import Observer
+from tests.support.observer import Observer, PlainClient
 from tests.support.proxy import Proxy
 from tests.support.servers import MYSQL_NOT_GIVEN, Servers, Unavailable
 
@@ -75,6 +75,15 @@ def database_url(servers: Servers) -> Callable[[str], URL]:
     return url
 
 
+@pytest.fixture(scope="session")
+def clients(servers: Servers) -> Iterator[dict[str, PlainClient]]:
+    """The plain connections of this process of the run, by URL; they outlive the tests."""
+    opened: dict[str, PlainClient] = {}
+    yield opened
+    for client in opened.values():
+        client.close()
+
+
 def missing(reason: str) -> None:
     """Skip a test whose server is not there; under CI that is a failure, except for MySQL, which is optional."""
     if os.environ.get("CI", "").lower() in ("1", "true") and reason != MYSQL_NOT_GIVEN:
@@ -83,7 +92,12 @@ def missing(reason: str) -> None:
 
 
 @pytest.fixture
-def backend(request: pytest.FixtureRequest, tmp_path: Path, database_url: Callable[[str], URL]) -> Iterator[Backend]:
+def backend(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    database_url: Callable[[str], URL],
+    clients: dict[str, PlainClient],
+) -> Iterator[Backend]:
     """A driver and an empty database; the test fails if it ends with a transaction open."""
     driver: Driver = request.param
     if driver.dialect == "sqlite":
@@ -92,11 +106,29 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path, database_url: Callab
         database = database_url(driver.dialect)
     opened = driver.backend(database)
     yield opened
-    observer = Observer(opened)
+    with observing(opened, clients) as observer, failing_plainly():
+        schema.empty(observer)
+
+
+@contextmanager
+def observing(backend: Backend, clients: dict[str, PlainClient]) -> Iterator[Observer]:
+    """Look at a backend's database through the connection kept for it; a file gets one for the occasion."""
+    if backend.dialect == "sqlite":
+        with closing(Observer(backend)) as observer:
+            yield observer
+        return
+    client = clients.setdefault(backend.sync_url, PlainClient(backend))
+    client.ensure_connected()
+    yield Observer(backend, client)
+
+
+@contextmanager
+def failing_plainly() -> Iterator[None]:
+    """Report a transaction left open in one line: the fault is the test's, not in the code that found it."""
     try:
-        schema.empty(opened, observer)
-    finally:
-        observer.close()
+        yield
+    except schema.LeftOpen as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 @pytest.fixture
@@ -136,22 +168,25 @@ def mysql_backend(backend: Backend) -> Backend:
 
 
 @pytest.fixture
-def observer(backend: Backend) -> Iterator[Observer]:
+def observer(backend: Backend, clients: dict[str, PlainClient]) -> Iterator[Observer]:
     """An independent client of the test's database, in autocommit."""
-    opened = Observer(backend)
-    yield opened
-    opened.close()
+    with observing(backend, clients) as opened:
+        yield opened
 
 
 @pytest.fixture
-def tables(backend: Backend, observer: Observer) -> Iterator[Callable[[MetaData], None]]:
+def tables(observer: Observer) -> Iterator[Callable[[MetaData], None]]:
     """Return a function that creates the tables of a metadata or a declarative base, dropped after the test."""
     with ExitStack() as stack:
 
         def create(metadata: Any) -> None:
             metadata = getattr(metadata, "metadata", metadata)
-            stack.callback(schema.drop, backend, metadata, observer)
-            schema.create(backend, metadata)
+            stack.callback(drop, metadata)
+            schema.create(metadata, observer)
+
+        def drop(metadata: MetaData) -> None:
+            with failing_plainly():
+                schema.drop(metadata, observer)
 
         yield create
 

@@ -123,10 +123,10 @@ def test_pipelined_statements_are_one_trip(proxy: Proxy, delay: float) -> None:
 def test_pymysql_takes_one_trip(proxy: Proxy, delay: float) -> None:
     """A statement is one round trip on PyMySQL, a ping one as well."""
     proxy.delay(delay, delay)
-    with closing(pymysql.connect(**pymysql_arguments(proxy.url), autocommit=True)) as connection:
-        with proxy.counting() as trips:
-            connection.cursor().execute("select %s", (1,))
-            connection.ping(reconnect=False)
+    connection = pymysql.connect(**pymysql_arguments(proxy.url), autocommit=True)
+    with closing(connection), proxy.counting() as trips:
+        connection.cursor().execute("select %s", (1,))
+        connection.ping(reconnect=False)
 
     assert ["select 1", "(ping)"] == trips.statements
     assert 2 == trips.total, trips

@@ -198,6 +198,7 @@ class _Client:
             self._exchange.unheard.append(message)
             if self._sends_fail:
                 raise ClientLeft("the client left")
+            await asyncio.sleep(0)  # or an endless body would keep whoever listens for the disconnect from hearing it
             return
         hook = self._hooks.get(message["type"])
         if hook is not None and inspect.isawaitable(result := hook(message)):

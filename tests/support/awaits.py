@@ -125,8 +125,12 @@ class Canceller(Protocol):
 
     async def run(self, steps: Steps) -> tuple[Outcome, Any]: ...
 
-    def cancel(self, steps: Steps) -> None:
-        """Called at the chosen suspension, from within the task, and at every one after."""
+    def cancel(self) -> asyncio.Future[Any] | None:
+        """Cancel; called from within the task at the chosen suspension and at every one after.
+
+        Returns:
+            What the task must wait for until the cancellation arrives, or None if it is there already.
+        """
         ...
 
 
@@ -137,7 +141,7 @@ class _NativeCancel:
     async def run(self, steps: Steps) -> tuple[Outcome, Any]:
         return "completed", await steps
 
-    def cancel(self, steps: Steps) -> None:
+    def cancel(self) -> None:
         if not self._left:
             return
         self._left -= 1
@@ -158,8 +162,21 @@ class _ScopeCancel:
             result = await steps
         return ("cancelled" if self._scope.cancelled_caught else "completed"), result
 
-    def cancel(self, steps: Steps) -> None:
+    def cancel(self) -> asyncio.Future[Any] | None:
+        if self._scope.cancel_called:
+            return None
         self._scope.cancel()
+        # A scope does not cancel the task that runs, only one that waits, a round of the event loop later; and not at
+        # all where the task waits behind a shield.
+        loop = asyncio.get_running_loop()
+        arriving = loop.create_future()
+        loop.call_soon(loop.call_soon, _release, arriving)
+        return arriving
+
+
+def _release(arriving: asyncio.Future[Any]) -> None:
+    if not arriving.done():
+        arriving.set_result(None)
 
 
 class Steps:
@@ -185,20 +202,33 @@ class Steps:
                 waits_for = resume()
             except StopIteration as end:
                 return end.value
-            self._suspended()
+            arriving = self._suspended()
             try:
+                if arriving is not None:
+                    yield from _interrupted(waits_for, arriving)
                 value = yield waits_for
             except BaseException as error:
                 resume = partial(steps.throw, error)
             else:
                 resume = partial(steps.send, value)
 
-    def _suspended(self) -> None:
+    def _suspended(self) -> asyncio.Future[Any] | None:
         self._count += 1
         if self._count == self._step:
             self.where = _where(self._coroutine)
-        if self._count >= self._step:
-            self._canceller.cancel(self)
+        return self._canceller.cancel() if self.reached else None
+
+
+def _interrupted(waits_for: Any, arriving: asyncio.Future[Any]) -> Generator[Any, Any, None]:
+    """Wait for a cancellation to arrive and pass it on to the future that the coroutine waits for, as its task would.
+
+    Returns if that future has to be waited for after all: a task, for one, takes its time to be cancelled.
+    """
+    try:
+        yield from arriving
+    except asyncio.CancelledError as error:
+        if not isinstance(waits_for, asyncio.Future) or not waits_for.cancel(*error.args):
+            raise
 
 
 def _where(coroutine: Any) -> str:

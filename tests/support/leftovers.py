@@ -36,9 +36,9 @@ class _Listener(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         said = f"{record.name}: {record.getMessage()}"
-        about = f"{said} {record.exc_info[1]}" if record.exc_info else said
+        about = f"{said}\n{record.exc_info[1]!r}" if record.exc_info else said
         if not any(noise in about for noise in KNOWN_NOISE):
-            self._heard.append(about.strip())
+            self._heard.append(about)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def no_leftovers(request: pytest.FixtureRequest) -> Iterator[None]:
     for warning in caught:
         if not _is_leftover(warning):
             warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
-    assert [] == left
+    _complain(left)
 
 
 @pytest.fixture
@@ -75,7 +75,12 @@ async def no_pending_tasks() -> AsyncIterator[None]:
     before = asyncio.all_tasks()
     yield
     current = asyncio.current_task()
-    assert [] == [describe(task) for task in asyncio.all_tasks() - before if task is not current]
+    _complain([f"pending task {describe(task)}" for task in asyncio.all_tasks() - before if task is not current])
+
+
+def _complain(left: list[str]) -> None:
+    if left:
+        pytest.fail("the test left something behind:\n" + "\n".join(left), pytrace=False)
 
 
 def describe(task: asyncio.Task[Any]) -> str:

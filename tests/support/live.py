@@ -51,6 +51,7 @@ class Server:
         config = uvicorn.Config(
             self._recorded,
             lifespan="on",
+            interface="asgi3",
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=grace,

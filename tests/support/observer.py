@@ -13,25 +13,27 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, NullPool, create_engine, make_url, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Connection, NullPool, create_engine, make_url, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from .backends import Backend
 
+T = TypeVar("T")
 APPLICATION_NAME = "sessionlocal-tests"
 MYSQL_NO_SUCH_SESSION = 1094
 LOCK_TIMEOUT = 2  # seconds
 SETTLE_TIMEOUT = 5.0  # seconds for servers to notice that a client left
 POLL_INTERVAL = 0.01  # seconds between two looks; there is no event to wait on in somebody else's server
 
-# Connections that the tests themselves hold, by server and id: MariaDB has no application name to tell them by.
-_own_mysql_sessions: set[tuple[str, int]] = set()
+
+# The sessions that plain clients had, by server and id: MariaDB has no application name to tell them by.
+_own_sessions: set[tuple[str, int]] = set()
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,6 @@ class Session:
         return f"session {self.id} ({self.state}): {self.statement or 'no statement'}"
 
 
-def plain_engine(backend: Backend) -> Engine:
-    """Return a sync engine in autocommit that keeps no connection and never waits long for a lock."""
-    return create_engine(
-        backend.sync_url,
-        isolation_level="AUTOCOMMIT",
-        poolclass=NullPool,
-        connect_args=_CONNECT_ARGUMENTS[backend.dialect],
-    )
-
-
 _MYSQL_CONNECT_ARGUMENTS: dict[str, Any] = {
     "init_command": f"SET SESSION lock_wait_timeout = {LOCK_TIMEOUT}, innodb_lock_wait_timeout = {LOCK_TIMEOUT}",
 }
@@ -64,6 +56,8 @@ _CONNECT_ARGUMENTS: dict[str, dict[str, Any]] = {
     "sqlite": {"check_same_thread": False, "timeout": LOCK_TIMEOUT},
     "postgresql": {
         "application_name": APPLICATION_NAME,
+        # The tables behind a statement change from test to test; a prepared statement would not survive that.
+        "prepare_threshold": None,
         "options": f"-c lock_timeout={LOCK_TIMEOUT}s -c statement_timeout=10s",
     },
     "mariadb": _MYSQL_CONNECT_ARGUMENTS,
@@ -71,25 +65,73 @@ _CONNECT_ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-@contextmanager
-def plain_connection(backend: Backend) -> Iterator[Connection]:
-    """Open a plain connection that no observer counts."""
-    engine = plain_engine(backend)
-    with engine.connect() as connection:
-        if backend.dialect in ("mariadb", "mysql"):
-            session = connection.execute(text("SELECT connection_id()")).scalar_one()
-            _own_mysql_sessions.add((_server(backend), session))
-        yield connection
+class PlainClient:
+    """One connection to a database through a plain sync driver, in autocommit, opened on first use.
+
+    It lives as long as the run: connecting anew for each test would take longer than most tests.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._server = _server(backend)
+        self._notes_sessions = backend.dialect in ("mariadb", "mysql")
+        self._engine = create_engine(
+            backend.sync_url,
+            isolation_level="AUTOCOMMIT",
+            poolclass=NullPool,
+            connect_args=_CONNECT_ARGUMENTS[backend.dialect],
+        )
+        self._connection: Connection | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection is open."""
+        return self._connection is not None
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Do something with the connection, which no other thread uses meanwhile."""
+        with self._lock:
+            return work(self._connected())
+
+    def ensure_connected(self) -> None:
+        """Connect again if the session was ended since it was last used."""
+        try:
+            self.run(lambda connection: connection.execute(text("SELECT 1")).all())
+        except DBAPIError:
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection; the next use opens another."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                with suppress(DBAPIError):  # it may be broken already
+                    connection.close()
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+            self._note_session(self._connection)
+        elif self._connection.invalidated:
+            self._connection.rollback()
+            self._note_session(self._connection)
+        return self._connection
+
+    def _note_session(self, connection: Connection) -> None:
+        if self._notes_sessions:
+            _own_sessions.add((self._server, connection.execute(text("SELECT connection_id()")).scalar_one()))
 
 
 class Observer:
     """An independent client of a backend's database, connected on first use. Safe to use from any thread."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, client: PlainClient | None = None) -> None:
         self.backend = backend
-        self._opened = ExitStack()
-        self._connection: Connection | None = None
-        self._lock = threading.Lock()
+        self._client = PlainClient(backend) if client is None else client
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Do something with the observer's own connection, which is in autocommit."""
+        return self._client.run(work)
 
     def execute(self, sql: str, **parameters: object) -> None:
         """Run a statement, committed at once."""
@@ -117,7 +159,7 @@ class Observer:
     def backends(self) -> int:
         """Count the connections of others to this database; for SQLite, those of this process."""
         if self.backend.dialect == "sqlite":
-            return _sqlite_connections(self.backend) - (self._connection is not None)
+            return _sqlite_connections(self.backend) - self._client.connected
         return len(self.sessions())
 
     def sessions(self) -> list[Session]:
@@ -158,10 +200,7 @@ class Observer:
 
     def close(self) -> None:
         """Close the connection."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection = None
-                self._opened.close()
+        self._client.close()
 
     def __repr__(self) -> str:
         return f"<Observer of {self.backend.id}: {', '.join(map(str, self.sessions())) or 'nobody'}>"
@@ -180,13 +219,11 @@ class Observer:
         return False
 
     def _run(self, sql: str, parameters: dict[str, object]) -> list[tuple[Any, ...]]:
-        with self._lock:
-            if self._connection is None:
-                self._connection = self._opened.enter_context(plain_connection(self.backend))
-            elif self._connection.invalidated:
-                self._connection.rollback()  # the server ended it; the next statement connects anew
-            result = self._connection.execute(text(sql), parameters)
+        def work(connection: Connection) -> list[tuple[Any, ...]]:
+            result = connection.execute(text(sql), parameters)
             return [tuple(row) for row in result] if result.returns_rows else []
+
+        return self.run(work)
 
     def _mysql_sessions(self) -> list[Session]:
         transactions = _active_innodb_threads(self.all("SHOW ENGINE INNODB STATUS")[0][2])
@@ -194,7 +231,7 @@ class Observer:
         return [
             Session(id, command, id in transactions, statement or "")
             for id, command, statement in self.all(_MYSQL_SESSIONS)
-            if (server, id) not in _own_mysql_sessions
+            if (server, id) not in _own_sessions
         ]
 
     def _kill(self, session: Session) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, MetaData, text
 from sqlalchemy.exc import OperationalError
 
 from .backends import Backend
-from .observer import SETTLE_TIMEOUT, Observer, Session, plain_connection, plain_engine
+from .observer import SETTLE_TIMEOUT, Observer, Session
 
 POSTGRESQL_LOCK_NOT_AVAILABLE = "55P03"
 MYSQL_LOCK_WAIT_TIMEOUT = 1205
@@ -28,43 +28,44 @@ class LeftOpen(AssertionError):
         self.sessions = sessions
 
 
-def create(backend: Backend, metadata: MetaData) -> None:
+def create(metadata: MetaData, observer: Observer) -> None:
     """Create the tables of ``metadata``."""
-    metadata.create_all(plain_engine(backend))
+    observer.run(metadata.create_all)
 
 
-def drop(backend: Backend, metadata: MetaData, observer: Observer) -> None:
-    """Drop the tables of ``metadata``.
+def drop(metadata: MetaData, observer: Observer) -> None:
+    """Drop the tables of ``metadata``. A SQLite file is the test's own, and goes as a whole.
 
     Raises:
         LeftOpen: a transaction of the test held one of them; it was ended and the tables are gone.
     """
-    engine = plain_engine(backend)
+    if observer.backend.dialect == "sqlite":
+        return
     try:
-        metadata.drop_all(engine)
+        observer.run(metadata.drop_all)
     except OperationalError as error:
         if not _is_lock_timeout(error):
             raise
         blockers = [session for session in observer.sessions() if session.open]
         observer.end_sessions()
-        metadata.drop_all(engine)
-        raise LeftOpen(backend, blockers) from error
+        observer.run(metadata.drop_all)
+        raise LeftOpen(observer.backend, blockers) from error
 
 
-def empty(backend: Backend, observer: Observer) -> None:
+def empty(observer: Observer) -> None:
     """Leave nothing of a test in the server's database: no transaction, no session, no table.
 
     Raises:
         LeftOpen: a transaction of the test was still open; it was ended and the database is empty.
     """
+    backend = observer.backend
     left_open = _open_sessions(observer)
     if backend.dialect == "sqlite":
         if left_open is not None:
             raise LeftOpen(backend, left_open)
         return
     observer.end_sessions()
-    with plain_connection(backend) as connection:
-        EMPTY[backend.dialect](connection)
+    observer.run(EMPTY[backend.dialect])
     if left_open is not None:
         raise LeftOpen(backend, left_open)
 
@@ -85,9 +86,7 @@ def _is_lock_timeout(error: OperationalError) -> bool:
     original = error.orig
     if getattr(original, "sqlstate", None) == POSTGRESQL_LOCK_NOT_AVAILABLE:
         return True
-    return bool(original is not None and original.args and original.args[0] == MYSQL_LOCK_WAIT_TIMEOUT) or (
-        "database is locked" in str(original) or "table is locked" in str(original)
-    )
+    return original is not None and original.args[:1] == (MYSQL_LOCK_WAIT_TIMEOUT,)
 
 
 def _empty_postgresql(connection: Connection) -> None:
@@ -117,6 +116,7 @@ def _empty_mysql(connection: Connection) -> None:
     connection.execute(text("SET SESSION foreign_key_checks = 0"))
     for name, kind in objects:
         connection.execute(text(f"DROP {kind if kind in ('VIEW', 'SEQUENCE') else 'TABLE'} `{name}`"))
+    connection.execute(text("SET SESSION foreign_key_checks = 1"))
 
 
 EMPTY = {"postgresql": _empty_postgresql, "mariadb": _empty_mysql, "mysql": _empty_mysql}
