@@ -131,6 +131,12 @@ class Ground:
             return cast("AbstractContextManager[Session]", _Unit(database, options))
         return database.sync_session(**options)
 
+    def factory_begin(self) -> AbstractContextManager[Session]:
+        """``SessionLocal.begin()`` or ``SyncSessionLocal.begin()``."""
+        if self.is_async:
+            return cast("AbstractContextManager[Session]", _Context(self.database.SessionLocal.begin()))
+        return self.database.SyncSessionLocal.begin()
+
     def connect(self, database: Database | None = None) -> AbstractContextManager[Connection]:
         """``engine.connect()`` of the plain engine."""
         database = database or self.database
@@ -216,6 +222,7 @@ class Ground:
 
     def close(self) -> None:
         """Assert that nothing is left on the pools and on the server, and close the pools."""
+        self._runner.run(self._settle())
         lent = {repr(database): database.stats() for database in self._databases}
         self._runner.run(self._dispose())
         self._runner.close()
@@ -223,6 +230,10 @@ class Ground:
             for pool in (stats.async_pool, stats.sync_pool):
                 assert pool is None or pool.in_use == 0, f"{name} has {pool.in_use} connections lent"
         self.observer.settle()
+
+    async def _settle(self) -> None:
+        for database in self._databases if self.is_async else []:
+            await _elsewhere(self.engine_of(database))
 
     async def _dispose(self) -> None:
         for database in self._databases:
