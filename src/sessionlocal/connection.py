@@ -24,7 +24,7 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import anyio
 from sqlalchemy import event, exc
@@ -35,14 +35,17 @@ from sqlalchemy.util import await_only, greenlet_spawn
 from . import _compat, callsite
 from .dialects import Edge, Terms
 from .dialects.plain_read import is_plain_read, is_write
-from .errors import ConcurrentUse, IsolationConflict, UsedAfterFork
+from .errors import CommitUnknown, ConcurrentUse, IsolationConflict, UsedAfterFork
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import ExceptionContext, ExecutionContext
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 CLEANUP_TIMEOUT = 5.0  # seconds. A rollback that takes longer has lost its server; the connection is closed instead.
+PATIENCE = 5  # rounds of the event loop in which work that was given up is cancelled again
 AUTOCOMMIT = "AUTOCOMMIT"
 SNAPSHOT_LEVELS = frozenset({"REPEATABLE READ", "SERIALIZABLE"})
 
@@ -184,6 +187,11 @@ class Lease(PoolProxiedConnection):
         elif self._returnable():
             self._schedule_return()
 
+    def refuse_second_user(self) -> None:
+        """Raise :class:`ConcurrentUse` while another task or thread is using the lease."""
+        if self._used_elsewhere():
+            raise self._concurrent_use()
+
     def _used_elsewhere(self) -> bool:
         return bool(self._depth) and self._owner != self._engine.current_owner()
 
@@ -225,7 +233,7 @@ class Lease(PoolProxiedConnection):
         return pooled
 
     def _returnable(self) -> bool:
-        if self._pooled is None or self._kept or self._streams or self._closing:
+        if self._pooled is None or self._kept or self._streams or self._closing or self._interrupted:
             return False
         return self.state is State.HELD or (self.state is State.OPEN and self._reading)
 
@@ -240,8 +248,13 @@ class Lease(PoolProxiedConnection):
         """Runs on the event loop once the task has awaited something: the next statement, which keeps the connection,
         or anything else."""
         self._scheduled = False
-        if not self._depth and self._returnable():
+        if self.is_idle:
             self.give_back()
+
+    @property
+    def is_idle(self) -> bool:
+        """True while a connection is held that nothing needs: no statement, no stream, no transaction."""
+        return not self._depth and self._returnable()
 
     def give_back(self) -> None:
         """Put the connection back into the pool, in this very call where that needs no I/O, else in a task of its
@@ -314,7 +327,7 @@ class Lease(PoolProxiedConnection):
         if self._edge.in_transaction(self.dbapi_connection):
             return True
         # DDL on MySQL has committed; what follows is a transaction again.
-        self._edge.arm(self.dbapi_connection, self.terms)
+        self._start(self._edge.arm)
         return False
 
     @staticmethod
@@ -365,9 +378,22 @@ class Lease(PoolProxiedConnection):
     def _arm(self, start: Callable[[Any, Terms], None]) -> None:
         tenant = self._tenant()
         self.terms = Terms(isolation=self.isolation, read_only=tenant is not None and tenant.read_only)
-        start(self.checkout().dbapi_connection, self.terms)
+        self._start(start)
         self._doomed = False
         self._move("begin")
+
+    def _start(self, start: Callable[[Any, Terms], None]) -> None:
+        connection = self.checkout().dbapi_connection
+        try:
+            start(connection, self.terms)
+        except Exception:
+            self._edge.settle(connection, self.terms)
+            raise
+        except BaseException as error:
+            # BEGIN is on its way, and the next one to get this connection would be inside a transaction
+            # (tests/faults/test_cancellation.py).
+            self.invalidate(error)
+            raise
 
     def _tenant(self) -> Tenant | None:
         return None if self.tenant is None else self.tenant()
@@ -407,8 +433,6 @@ class Lease(PoolProxiedConnection):
                 assert self._pooled is not None
                 refused = self._doomed and finish == self._edge.commit
                 self._conclude(self._pooled, self._refuse if refused else finish)
-                self._move("end")
-                self._reading = False
             elif self.state is State.LOST:
                 self._conclude_lost(finish)
         finally:
@@ -427,43 +451,88 @@ class Lease(PoolProxiedConnection):
         if finish == self._edge.commit:
             raise self._lost()
         if self._pooled is not None:
-            self._edge.settle(self._pooled.dbapi_connection, self.terms)
-            self._move("end")
+            self._conclude(self._pooled, finish)
 
     def _conclude(self, pooled: PoolProxiedConnection, finish: Callable[[Any], None]) -> None:
-        connection = pooled.dbapi_connection
+        """End the transaction, and leave a connection that rests, or none.
+
+        A rollback without an answer has succeeded: the server undoes what a lost connection has not committed. A
+        commit without an answer raises :class:`CommitUnknown`.
+        """
+        lost: Exception | None = None
+        try:
+            self._shielded(lambda: self._finish_on_server(pooled.dbapi_connection, finish), finish)
+        except BaseException as error:
+            if self._is_lost(error, pooled.dbapi_connection):
+                assert isinstance(error, Exception)
+                lost = error
+            if self._interrupted:
+                self._drop(pooled, error)
+            if lost is None:
+                raise
+        finally:
+            self._reading = False
+            if self.state in (State.OPEN, State.LOST) and self._pooled is not None:
+                self._move("end")
+        if lost is None:
+            return
+        if finish == self._edge.commit:
+            raise CommitUnknown(
+                "the connection was lost between COMMIT and its answer, so the work may or may not be stored; "
+                "look whether it is before doing it again"
+            ) from lost
+        log.warning("a rollback was not answered; its connection is discarded, which undoes the work", exc_info=lost)
+
+    def _finish_on_server(self, connection: Any, finish: Callable[[Any], None]) -> None:
         try:
             for stream in list(self._streams):
                 stream.close()  # MySQL takes no COMMIT while rows are on their way
+            self._interrupted = True
             if self._edge.in_transaction(connection):
-                self._shielded(finish, connection)
-        except BaseException:
-            self._roll_back_quietly(connection)
+                finish(connection)
+        except Exception as error:
+            if not self._is_lost(error, connection):
+                self._undo(connection)
             raise
         self._edge.settle(connection, self.terms)
+        self._interrupted = False
 
-    def _roll_back_quietly(self, connection: Any) -> None:
+    def _undo(self, connection: Any) -> None:
         # SQLite keeps the transaction open when COMMIT fails; a later request would commit it
         # (tests/cases/test_commit_failure.py).
         try:
             if self._edge.in_transaction(connection):
-                self._shielded(self._edge.rollback, connection)
+                self._edge.rollback(connection)
             self._edge.settle(connection, self.terms)
-            if self.state is State.OPEN:
-                self._move("end")
         except Exception:
-            self._interrupted = True
             log.warning("a rollback failed; its connection is discarded", exc_info=True)
-
-    def _shielded(self, work: Callable[[Any], None], connection: Any) -> None:
-        """Do ``work`` to its end even when the task is cancelled meanwhile; wait for it no longer than the clean-up
-        timeout."""
-        self._interrupted = True
-        if self._engine.is_async:
-            await_only(finish_despite_cancel(greenlet_spawn(work, connection), self._engine.cleanup_timeout))
         else:
-            work(connection)
+            self._interrupted = False
+
+    def _is_lost(self, error: BaseException, connection: Any) -> bool:
+        """Tell whether an error means that the server did not answer."""
+        dialect = self._engine.dialect
+        if isinstance(error, dialect.loaded_dbapi.Error):
+            return dialect.is_disconnect(error, connection, None)
+        return isinstance(error, (OSError, EOFError))
+
+    def _shielded(self, work: Callable[[], None], finish: Callable[[Any], None]) -> None:
+        """Do ``work`` to its end even when the task is cancelled meanwhile. A rollback is waited for no longer than the
+        clean-up timeout, a commit as long as nobody cancels it."""
+        if not self._engine.is_async:
+            work()
+            return
+        bounded = finish != self._edge.commit
+        await_only(_answered(greenlet_spawn(work), self._engine.cleanup_timeout, bounded=bounded))
+
+    def _drop(self, pooled: PoolProxiedConnection, error: BaseException) -> None:
+        """Discard a connection whose server has not answered; nothing is asked of it any more."""
+        if self._pooled is pooled:
+            self._pooled = None
+            self._move("invalidate")
         self._interrupted = False
+        self._streams.clear()
+        self._engine.drop(pooled, error)
 
     @property
     def dbapi_connection(self) -> Any:  # type: ignore[override]
@@ -501,6 +570,18 @@ class Lease(PoolProxiedConnection):
         opened = StreamCursor(cursor, self)
         self._streams.add(opened)
         return opened
+
+    def fetch(self, fetch: Callable[..., T], *args: Any) -> T:
+        """Ask the server for rows of a stream; whoever is interrupted meanwhile leaves a connection that waits for
+        them."""
+        self._interrupted = True
+        try:
+            rows = fetch(*args)
+        except Exception:
+            self._interrupted = False
+            raise
+        self._interrupted = False
+        return rows
 
     def stream_closed(self, cursor: StreamCursor) -> None:
         """A server-side cursor was closed: the connection may leave when nothing else needs it."""
@@ -545,21 +626,24 @@ class Lease(PoolProxiedConnection):
             return
         if was_open or self._interrupted or self._streams:
             self._clean(pooled)
-        elif self._engine.is_async and not _compat.returns_at_once(self._engine.current_pool()):
+        else:
+            self._check_in(pooled)
+
+    def _clean(self, pooled: PoolProxiedConnection) -> None:
+        if self._interrupted:
+            _compat.discard(pooled)
+            return
+        try:
+            self._conclude(pooled, self._edge.rollback)
+        finally:
+            if pooled.is_valid:
+                self._check_in(pooled)
+
+    def _check_in(self, pooled: PoolProxiedConnection) -> None:
+        if self._engine.is_async and not _compat.returns_at_once(self._engine.current_pool()):
             self._engine.spawn(greenlet_spawn(_compat.check_in, pooled))
         else:
             _compat.check_in(pooled)
-
-    def _clean(self, pooled: PoolProxiedConnection) -> None:
-        try:
-            if self._interrupted:
-                _compat.discard(pooled)
-                return
-            self._conclude(pooled, self._edge.rollback)
-        except BaseException as error:
-            _compat.discard(pooled, error)
-            raise
-        _compat.check_in(pooled)
 
     def _close_special(self, transaction_reset: bool = False) -> None:
         self.close()
@@ -589,9 +673,23 @@ class StreamCursor:
             return
         object.__setattr__(self, "_lease", None)
         try:
-            self._cursor.close()
+            if lease.survives:
+                lease.fetch(self._cursor.close)
         finally:
             lease.stream_closed(self)
+
+    def fetchone(self) -> Any:
+        return self._fetch(self._cursor.fetchone)
+
+    def fetchmany(self, *args: Any) -> Any:
+        return self._fetch(self._cursor.fetchmany, *args)
+
+    def fetchall(self) -> Any:
+        return self._fetch(self._cursor.fetchall)
+
+    def _fetch(self, fetch: Callable[..., Any], *args: Any) -> Any:
+        lease: Lease | None = self._lease
+        return fetch(*args) if lease is None else lease.fetch(fetch, *args)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cursor, name)
@@ -700,6 +798,15 @@ class SessionEngine(_compat.OptionEngine):
         if not task.cancelled() and (error := task.exception()) is not None:
             log.warning("a connection could not be returned to its pool and was discarded", exc_info=error)
 
+    def drop(self, pooled: PoolProxiedConnection, error: BaseException) -> None:
+        """Close a connection without asking its server anything, in this very call or soon after."""
+        if not self.is_async:
+            _compat.discard(pooled, error)
+        elif self.dialect.has_terminate:  # outside of a greenlet it does not wait for anybody
+            asyncio.get_running_loop().call_soon(_compat.discard, pooled, error)
+        else:
+            self.spawn(greenlet_spawn(_compat.discard, pooled, error))
+
     async def wait_spawned(self) -> None:
         """Wait until no clean-up is under way."""
         while self._tasks:
@@ -707,39 +814,66 @@ class SessionEngine(_compat.OptionEngine):
 
 
 async def finish_despite_cancel(work: Coroutine[Any, Any, None], timeout: float) -> None:
+    """Await the end of a unit of work; a cancellation that arrives meanwhile is raised afterwards.
+
+    Each COMMIT or ROLLBACK in it is bounded by ``timeout`` seconds once the task is cancelled; twice as much is enough
+    for one that ends a session. Raises what ``work`` raises, unless the task was cancelled.
+    """
+    await _answered(work, 2 * timeout, bounded=False)
+
+
+async def _answered(work: Coroutine[Any, Any, None], timeout: float, *, bounded: bool) -> None:
     """Await ``work`` to its end; a cancellation that arrives meanwhile is raised afterwards.
 
-    Once cancelled, ``work`` has ``timeout`` seconds left. Raises what ``work`` raises, unless the task was cancelled.
+    ``work`` has ``timeout`` seconds: from now on if it is ``bounded``, else from the moment of the cancellation.
+
+    Raises:
+        TimeoutError: the time is over, and nobody cancelled the task; ``work`` was given up.
     """
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if not task.cancelled():
-            await _outlast(task, timeout)
-        raise
-
-
-async def _outlast(task: asyncio.Future[None], timeout: float) -> None:
     loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(work)
     end = loop.time() + timeout
+    try:
+        await asyncio.wait({task}, timeout=timeout if bounded else None)
+    except asyncio.CancelledError:
+        await _outlast(task, end if bounded else loop.time() + timeout)
+        _report_outcome(task, timeout)
+        raise
+    if not task.done():
+        await _outlast(task, end)
+        raise TimeoutError(f"no answer within {timeout} s")
+    task.result()
+
+
+async def _outlast(task: asyncio.Future[None], end: float) -> None:
+    """Wait for ``task`` until ``end``, whoever cancels the waiting one; then give it up."""
+    loop = asyncio.get_running_loop()
     with anyio.CancelScope(shield=True):
         while not task.done() and (left := end - loop.time()) > 0:
-            try:
-                await asyncio.wait({task}, timeout=left)
-            except asyncio.CancelledError:
-                continue  # the cancellation that brought us here is raised by the caller
-    if not task.done():
-        task.cancel()
-        log.error(
-            "COMMIT or ROLLBACK was still unanswered %.1f s after its task was cancelled; its outcome is unknown",
-            timeout,
-        )
+            await _wait_uncancelled(task, left)
+        # psycopg reacts to a cancellation by asking the server to stop and waiting for it; a second one ends that.
+        for _ in range(PATIENCE):
+            if task.done():
+                return
+            task.cancel()
+            await _wait_uncancelled(task, 0)
+
+
+async def _wait_uncancelled(task: asyncio.Future[None], timeout: float) -> None:
+    try:
+        await asyncio.wait({task}, timeout=timeout)
+    except asyncio.CancelledError:
+        return  # the cancellation that brought us here is raised by the caller
+
+
+def _report_outcome(task: asyncio.Future[None], timeout: float) -> None:
+    """Nobody learns the outcome of work whose task was cancelled; a bad one goes to the log."""
+    if not task.done() or task.cancelled():
+        log.error("COMMIT or ROLLBACK had no answer %.1f s after its task was cancelled; its outcome is unknown", timeout)
     elif (error := task.exception()) is not None:
         log.error("COMMIT or ROLLBACK failed after its task was cancelled", exc_info=error)
 
 
-@_compat.for_async_engines
 class LoopPool(Pool):
     """A pool of connections for each event loop, since an async connection belongs to the loop that opened it.
 
