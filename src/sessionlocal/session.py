@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -135,6 +135,7 @@ class SessionRules(Session):
     def connection(self, *args: Any, **options: Any) -> Connection:
         """Return the session's Connection, as SQLAlchemy does. The transaction begins now and the connection stays to
         its end."""
+        self._refuse_second_user()
         found = super().connection(*args, **self._take_isolation(options))
         if isinstance(found, SessionConnection) and found.lease is not None:
             found.lease.begin()
@@ -161,6 +162,7 @@ class SessionRules(Session):
         inside it joins: it commits nothing, and an exception leaving it dooms the whole unit. ``nested=True`` opens a
         savepoint.
         """
+        self._refuse_second_user()
         current = _compat.current_transaction(self)
         if nested:
             return super().begin(nested=True)
@@ -181,6 +183,26 @@ class SessionRules(Session):
                 "and read what a response needs before the endpoint returns"
             )
         return super()._autobegin_t(begin)
+
+    def flush(self, objects: Sequence[Any] | None = None) -> None:
+        """Write what is pending, as SQLAlchemy does."""
+        self._refuse_second_user()
+        super().flush(objects)
+
+    def commit(self) -> None:
+        """Write what is pending and commit, as SQLAlchemy does."""
+        self._refuse_second_user()
+        super().commit()
+
+    def rollback(self) -> None:
+        """Undo what is not committed, as SQLAlchemy does."""
+        self._refuse_second_user()
+        super().rollback()
+
+    def _refuse_second_user(self) -> None:
+        # Before SQLAlchemy changes the state of the session, which belongs to the statement of the first user.
+        for lease in _leases(self):
+            lease.refuse_second_user()
 
     def close(self) -> None:
         """End the session for good: roll back what is open, give the connection back, detach its objects."""
@@ -286,7 +308,7 @@ def give_back(session: SessionRules) -> None:
     """Put the connections of a clean session back into their pools now, instead of when the task next awaits
     something."""
     for lease in _leases(session):
-        if lease.state is State.HELD:
+        if lease.is_idle:
             lease.give_back()
 
 

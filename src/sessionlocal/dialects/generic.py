@@ -38,6 +38,9 @@ class GenericEdge:
     def rollback(self, connection: DBAPIConnection) -> None:
         connection.rollback()
 
+    def survives(self, connection: DBAPIConnection, error: Exception) -> bool:
+        return self.in_transaction(connection)
+
     def dooms(self, error: Exception) -> bool:
         return False
 

@@ -7,7 +7,11 @@ server carries a flag that says whether one is open.
 
 from __future__ import annotations
 
+import logging
+
 from .protocol import DBAPIConnection, Terms, driver_of
+
+log = logging.getLogger(__name__)
 
 SERVER_STATUS_IN_TRANS = 0x0001
 SERVER_STATUS_AUTOCOMMIT = 0x0002
@@ -51,6 +55,18 @@ class MySQLEdge:
 
     def rollback(self, connection: DBAPIConnection) -> None:
         connection.rollback()
+
+    def survives(self, connection: DBAPIConnection, error: Exception) -> bool:
+        # A refusal carries no flags. A deadlock ends the whole transaction, and what the unit writes next would be
+        # stored at once, without what it wrote before (tests/cases/test_commit_failure.py). A ping is answered with
+        # the flags; a duplicate key, the refusal of every day, is known to end nothing and is not asked about.
+        if type(error).__name__ != "IntegrityError":
+            try:
+                connection.ping(reconnect=False)
+            except Exception as gone:
+                log.debug("no answer to a ping after an error: the connection is gone", exc_info=gone)
+                return True  # not a matter of the transaction: SQLAlchemy gives the connection up
+        return self.in_transaction(connection)
 
     def dooms(self, error: Exception) -> bool:
         return False

@@ -58,6 +58,9 @@ class AsyncpgEdge:
         connection.rollback()
         self._finish(connection, "ROLLBACK")
 
+    def survives(self, connection: DBAPIConnection, error: Exception) -> bool:
+        return self.in_transaction(connection)
+
     def dooms(self, error: Exception) -> bool:
         return came_from_server(error)
 
@@ -113,6 +116,9 @@ class PsycopgEdge:
 
     def rollback(self, connection: DBAPIConnection) -> None:
         connection.rollback()
+
+    def survives(self, connection: DBAPIConnection, error: Exception) -> bool:
+        return self.in_transaction(connection)
 
     def dooms(self, error: Exception) -> bool:
         return came_from_server(error)

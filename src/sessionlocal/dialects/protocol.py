@@ -78,6 +78,10 @@ class Edge(Protocol):
         """Send ROLLBACK. Called only while ``in_transaction``."""
         ...
 
+    def survives(self, connection: DBAPIConnection, error: Exception) -> bool:
+        """Tell whether the transaction is still open after ``error``. May ask a server whose refusals do not say so."""
+        ...
+
     def dooms(self, error: Exception) -> bool:
         """Tell whether a statement that failed like this leaves nothing to its transaction but a rollback. No I/O."""
         ...

@@ -46,6 +46,9 @@ class SQLiteEdge:
     def rollback(self, connection: DBAPIConnection) -> None:
         connection.rollback()
 
+    def survives(self, connection: DBAPIConnection, error: Exception) -> bool:
+        return self.in_transaction(connection)
+
     def dooms(self, error: Exception) -> bool:
         return False
 
