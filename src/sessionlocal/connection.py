@@ -295,8 +295,9 @@ class Lease(PoolProxiedConnection):
         try:
             execute()
         except Exception as error:
+            still_open = self._edge.survives(self.dbapi_connection, error)
             self._interrupted = False
-            if began and not self._edge.in_transaction(self.dbapi_connection):
+            if began and not still_open:
                 self._move("lose")  # a deadlock, or SQLite out of space: the server has rolled back the whole unit
             elif self.state is State.OPEN and self._edge.dooms(error):
                 self._doomed = True
