@@ -83,12 +83,7 @@ SERVER_ENGINE_OPTIONS: Mapping[str, Any] = {
     "hide_parameters": True,  # row values stay out of logs and error messages, also with echo=True
 }
 # Each aiosqlite connection is a thread, and SQLite has one writer whatever the pool: five readers are plenty.
-SQLITE_ENGINE_OPTIONS: Mapping[str, Any] = {
-    "pool_size": 5,
-    "max_overflow": 0,
-    "pool_timeout": 10.0,
-    "hide_parameters": True,
-}
+SQLITE_ENGINE_OPTIONS: Mapping[str, Any] = {**SERVER_ENGINE_OPTIONS, "pool_size": 5, "pool_recycle": -1}
 SQLITE_PRAGMAS: Mapping[str, str] = {
     "journal_mode": "WAL",  # readers and the writer do not wait for each other
     "synchronous": "NORMAL",  # safe under WAL when the process dies; one fsync per checkpoint, not one per commit
@@ -122,7 +117,7 @@ class Arguments(Mapping[str, Any]):
         return f"<Arguments {' '.join(self._values) or 'none'}>"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Target:
     """What one engine is made of: a URL that names its driver, what the driver gets, what ``create_engine`` gets."""
 
@@ -130,6 +125,9 @@ class Target:
     connect_args: Arguments
     engine_options: Arguments
     begin: Begin
+
+    def __repr__(self) -> str:
+        return f"<Target {mask(self.url)} begin={self.begin}>"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, kw_only=True, weakref_slot=True)
@@ -535,7 +533,7 @@ def _decide(parsed: URL, url: URL, source: str, settings: Mapping[str, Any], opt
             own["connect_timeout"],
             own["application_name"],
         ),
-        pooler=own["pooler"] if "pooler" in settings else _hinted_pooler(url),
+        pooler=own["pooler"] if "pooler" in settings else _hinted_pooler(url, source),
         begin=own["begin"],
     )
     targets = _targets(wish)
@@ -561,14 +559,13 @@ def _decide(parsed: URL, url: URL, source: str, settings: Mapping[str, Any], opt
 
 
 def _targets(wish: Wish) -> tuple[Target | ConfigurationError, Target | ConfigurationError]:
-    """Return what both engines are made of. What only the other side cannot do is an error when that side is used."""
+    """Return what both engines are made of. What only the URL's other side cannot do is told when that is used."""
     asynchronous, synchronous = (_target(wish, sync=sync) for sync in (False, True))
-    errors = [side for side in (asynchronous, synchronous) if isinstance(side, ConfigurationError)]
-    for error in errors:
-        lazy = isinstance(error, _NoDriver) and not error.named
-        is_side_of_url = error is not (asynchronous if _names_sync_driver(wish.url) else synchronous)
-        if len(errors) > 1 or (is_side_of_url and not lazy):
-            raise error.with_traceback(None)
+    main, other = (synchronous, asynchronous) if _names_sync_driver(wish.url) else (asynchronous, synchronous)
+    if isinstance(main, ConfigurationError):
+        is_optional = isinstance(main, _NoDriver) and not main.named
+        if not is_optional or isinstance(other, ConfigurationError):
+            raise main.with_traceback(None)
     return asynchronous, synchronous
 
 
@@ -631,9 +628,8 @@ def _isolation_level(level: str | None, options: dict[str, Any], url: URL) -> tu
     """Return the isolation level that was asked for, in SQLAlchemy's spelling, and the engine options without it."""
     execution_options = dict(options.get("execution_options") or {})
     if "isolation_level" in execution_options:
-        level = level or execution_options.pop("isolation_level")
-        execution_options.pop("isolation_level", None)
-        options = {**options, "execution_options": execution_options}
+        inherited = execution_options.pop("isolation_level")
+        level, options = level or inherited, {**options, "execution_options": execution_options}
     if level is None:
         return None, options
     level, backend = level.upper().replace("_", " "), url.get_backend_name()
@@ -739,28 +735,22 @@ def _say_what_is_lost(wish: Wish, targets: Iterable[Target | ConfigurationError]
 
 SCHEMES: Mapping[str, str] = {"mysql2": "mysql", "pgsql": "postgresql", "postgres": "postgresql", "sqlite3": "sqlite"}
 OPENING, CLOSING = "[\"'`\u201c\u2018]", "[\"'`\u201d\u2019]"
-WRAPPINGS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(rf"^(?:(?:export|set)\s+|\$env:)?[A-Za-z_]\w*\s*=\s*(?={OPENING}?[A-Za-z][\w+]*://)"), "a name"),
-    (re.compile(r"^psql\s+(?=[\"']?postgres)"), "the psql command"),
-    (re.compile(rf"^{OPENING}+|{CLOSING}+$"), "quotes"),
-    (re.compile(r"^\s+|\s+$"), "white space"),
+WRAPPINGS = (
+    (rf"^(?:(?:export|set)\s+|\$env:)?[A-Za-z_]\w*\s*=\s*(?={OPENING}?[A-Za-z][\w+]*://)", "a name"),
+    (r"^psql\s+(?=[\"']?postgres)", "the psql command"),
+    (rf"^{OPENING}+|{CLOSING}+$", "quotes"),
+    (r"^\s+|\s+$", "white space"),
 )
-FOREIGN: tuple[tuple[re.Pattern[str], str], ...] = (
+FOREIGN = (
+    (r"^jdbc:", f"is a JDBC URL; remove 'jdbc:' and put user and password before the host: {EXAMPLE}"),
+    (r"^https?://", f"is a web address; the connection string of a database looks like {EXAMPLE}"),
+    (r"^prisma(\+\w+)?://", "leads to Prisma's own proxy; use the direct URL of the database"),
+    (r"^(mongodb|redis|rediss|amqp)(\+\w+)?://", "is no SQL database, and SQLAlchemy knows no other"),
+    (r"^[A-Za-z]:[\\/]", "is a path; for a SQLite file write sqlite:///C:/path/app.db"),
+    (r"^(file:|~|\.{0,2}/)", "is a path; for a SQLite file write sqlite:///./app.db or sqlite:////srv/app.db"),
+    (r"^sqlite3?(\+\w+)?:(?!//)", "lacks slashes; write sqlite:///./app.db"),
     (
-        re.compile(r"^jdbc:", re.I),
-        f"is a JDBC URL; remove 'jdbc:' and put user and password before the host: {EXAMPLE}",
-    ),
-    (re.compile(r"^https?://", re.I), f"is a web address; the connection string of a database looks like {EXAMPLE}"),
-    (re.compile(r"^prisma(\+\w+)?://", re.I), "leads to Prisma's own proxy; use the direct URL of the database"),
-    (re.compile(r"^(mongodb|redis|rediss|amqp)(\+\w+)?://", re.I), "is no SQL database, and SQLAlchemy knows no other"),
-    (re.compile(r"^[A-Za-z]:[\\/]"), "is a path; for a SQLite file write sqlite:///C:/path/app.db"),
-    (
-        re.compile(r"^(file:|~|\.{0,2}/)"),
-        "is a path; for a SQLite file write sqlite:///./app.db or sqlite:////srv/app.db",
-    ),
-    (re.compile(r"^sqlite3?(\+\w+)?:(?!//)", re.I), "lacks slashes; write sqlite:///./app.db"),
-    (
-        re.compile(r"^(?!\S*://).*\b(host|dbname|user|server|data source)\s*=", re.I),
+        r"^(?!\S*://).*\b(host|dbname|user|server|data source)\s*=",
         f"is a list of names and values; write it as a URL: {EXAMPLE}",
     ),
 )
@@ -797,7 +787,7 @@ def _unwrap(text: str, name: str) -> str:
     while before != text:
         before = text
         for pattern, what in WRAPPINGS:
-            text, times = pattern.subn("", text)
+            text, times = re.subn(pattern, "", text)
             removed |= {what: None} if times else {}
     if not text:
         raise ConfigurationError(f"{name} is empty. For development: {DEVELOPMENT_LINE}")
@@ -813,7 +803,7 @@ def _parse(text: str, name: str) -> URL:
     if re.search(r"[\x00-\x1f\x7f]", text):
         raise ConfigurationError(f"{name} contains a line break or control character; put the whole URL on one line")
     for pattern, reason in FOREIGN:
-        if pattern.search(text):
+        if re.search(pattern, text, re.IGNORECASE):
             raise ConfigurationError(f"{name} {reason}")
     shape = SHAPE.fullmatch(text)
     if shape is None:
@@ -872,7 +862,8 @@ def _refuse_placeholder(part: str, name: str) -> None:
 def _host_and_port(text: str, name: str) -> tuple[str, str]:
     """Return host and port as they are written, with the brackets of IPv6."""
     match = re.fullmatch(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(:(?P<port>.*))?", text)
-    if match is None:
+    bare_ipv6 = text.count(":") > 1 and re.fullmatch(r"[0-9A-Fa-f:]+", text)
+    if match is None or bare_ipv6:
         raise ConfigurationError(f"{name}: the host is malformed; IPv6 addresses have brackets, as in [::1]:5432")
     host, port = match["host"], match["port"] or ""
     if host.lower() in ("host", "hostname") or port.lower() == "port":
@@ -972,7 +963,7 @@ def _with_driver(url: URL, name: str, *, sync: bool, pooler: Pooler | None) -> U
         if not _is_installed(named):
             raise _NoDriver(f"{name}: {named} is not installed; pip install {INSTALL.get(named, named)}", named=True)
         return url
-    for driver in _in_order(candidates, url, pooler):
+    for driver in _in_order(candidates, url, pooler, name):
         if _is_installed(driver):
             return url.set(drivername=f"{backend}+{driver}")
     kind = f"{'sync' if sync else 'async'} driver for {family.title}"
@@ -981,12 +972,12 @@ def _with_driver(url: URL, name: str, *, sync: bool, pooler: Pooler | None) -> U
     )
 
 
-def _in_order(candidates: tuple[str, ...], url: URL, pooler: Pooler | None) -> list[str]:
+def _in_order(candidates: tuple[str, ...], url: URL, pooler: Pooler | None, name: str) -> list[str]:
     """Return drivers in the order in which they are tried for this URL."""
     best = ""
     if pooler == "transaction":  # psycopg sends a statement in one flight, which no pooler can tear apart
         best = "psycopg"
-    elif "asyncmy" in candidates and _mysql_ssl_mode(_mysql_query(url), "url") in MYSQL_SSL_MODES[2:]:
+    elif "asyncmy" in candidates and _mysql_ssl_mode(_mysql_query(url), name) in MYSQL_SSL_MODES[2:]:
         best = "asyncmy"  # aiomysql cannot insist on TLS
     return sorted(candidates, key=lambda driver: driver != best)
 
@@ -1029,15 +1020,15 @@ def normalise(url: str | URL, *, sync: bool) -> Normalised:
         ConfigurationError: the URL cannot be right, or no driver for it is installed.
     """
     parsed = _read(url, "url")
-    pooler = _hinted_pooler(parsed)
+    pooler = _hinted_pooler(parsed, "url")
     with_driver = _with_driver(parsed, "url", sync=sync, pooler=pooler)
     return Normalised(*_translate(with_driver, {}, None, pooler, "url"), pooler)
 
 
-def _hinted_pooler(url: URL) -> Pooler | None:
+def _hinted_pooler(url: URL, name: str) -> Pooler | None:
     """Tell whether a URL leads to a pooler in transaction mode: it says so, or its host is known for it."""
     if "pgbouncer" in url.query:
-        return "transaction" if _truth(_query(url)["pgbouncer"], "pgbouncer", "url") else None
+        return "transaction" if _truth(_query(url)["pgbouncer"], "pgbouncer", name) else None
     host = (url.host or "").lower()
     supabase = host.endswith(".pooler.supabase.com") and url.port != 5432  # on 5432 it pools sessions
     neon = host.endswith(".neon.tech") and "-pooler." in host
