@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from inspect import iscoroutinefunction
 from typing import Any, TypeAlias
@@ -20,6 +20,7 @@ Handler: TypeAlias = Callable[..., Any]
 
 FUNCTION_STACK = "fastapi_function_astack"
 REQUEST_STACK = "fastapi_inner_astack"
+EVENT_PRODUCER = "_sse_producer_cm"
 
 HAS_FUNCTION_STACK = FUNCTION_STACK in str(solve_dependencies.__code__.co_consts)
 """True from FastAPI 0.121: a stack that closes when the endpoint has returned, before the response is sent."""
@@ -35,6 +36,24 @@ def request_stack(scope: Scope) -> AsyncExitStack | None:
     """Return the exit stack that closes when the response has been sent."""
     stack: AsyncExitStack | None = scope.get(REQUEST_STACK)
     return stack
+
+
+def before_events(scope: Scope, work: Callable[[], Awaitable[None]]) -> None:
+    """Await ``work`` before FastAPI starts the task that runs a generator of server-sent events.
+
+    That task starts before the response does; FastAPI enters it on the request's exit stack, and tells nobody.
+    """
+    stack = request_stack(scope)
+    if stack is None or not getattr(scope.get("route"), "is_sse_stream", False):
+        return
+    enter = stack.enter_async_context
+
+    async def entering(manager: Any) -> Any:
+        if getattr(getattr(manager, "gen", None), "__name__", "") == EVENT_PRODUCER:
+            await work()
+        return await enter(manager)
+
+    stack.enter_async_context = entering  # type: ignore[method-assign]
 
 
 def wrap_outermost(app: Starlette, wrap: Callable[[ASGIApp], ASGIApp]) -> None:

@@ -239,6 +239,7 @@ class RequestState:
         if stack is not None and stack is not self._watched and self.phase is Phase.WORKING:
             self._watched = stack
             stack.push(self.note)
+            _compat.before_events(scope, lambda: self.before_response(200))
 
     def note(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Remember that the endpoint, or a dependency, raised: a handler may still turn that into a 200. An
