@@ -3,7 +3,9 @@ look at."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import threading
 from types import FrameType
 from typing import Any, TypeAlias, TypeVar
 
@@ -14,9 +16,11 @@ from sqlalchemy.engine.interfaces import ExecutionContext
 from sqlalchemy.exc import PendingRollbackError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import Pool, PoolProxiedConnection, QueuePool
-from sqlalchemy.util import ScopedRegistry, ThreadLocalRegistry
+from sqlalchemy.util import ScopedRegistry, ThreadLocalRegistry, await_only
 
 __all__ = ["CursorResult", "OptionEngine"]
+
+FIRST_CONNECT_POLL = 0.01  # seconds. A fraction of a connect, which is what is waited for.
 
 RawContext: TypeAlias = Any
 AnyPool = TypeVar("AnyPool", bound=Pool)
@@ -48,8 +52,31 @@ def for_async_engines(pool_class: type[AnyPool]) -> type[AnyPool]:
 
 
 def share_listeners(pool: Pool, source: Pool) -> None:
-    """Let ``pool`` tell the listeners of ``source``, also those that are added later."""
+    """Let ``pool`` tell the listeners of ``source``, also those that are added later. Pools of several event loops may
+    share them."""
     vars(pool)["dispatch"] = source.dispatch
+    on_connect: Any = source.dispatch.connect.for_modify(source.dispatch)
+    if not isinstance(on_connect._exec_once_mutex, FirstConnect):
+        on_connect._exec_once_mutex = FirstConnect()
+
+
+class FirstConnect:
+    """Lets one connection be the first, which tells the dialect about its server, while those of all loops wait.
+
+    SQLAlchemy's own lock belongs to one event loop: another loop that waits for it gets a RuntimeError
+    (tests/ecosystem/test_requirements.py). Used inside a greenlet, and once per engine.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> bool:
+        while not self._lock.acquire(blocking=False):
+            await_only(asyncio.sleep(FIRST_CONNECT_POLL))
+        return True
+
+    def __exit__(self, *exc: object) -> None:
+        self._lock.release()
 
 
 def queue_limit(pool: QueuePool) -> int:

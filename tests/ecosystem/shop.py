@@ -32,7 +32,5 @@ class Item(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(80), unique=True)
-    category_id: Mapped[int | None] = mapped_column(
-        ForeignKey("categories.id", deferrable=True, initially="DEFERRED")
-    )
+    category_id: Mapped[int | None] = mapped_column(ForeignKey("categories.id", deferrable=True, initially="DEFERRED"))
     category: Mapped[Category | None] = relationship()
