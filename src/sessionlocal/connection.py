@@ -22,7 +22,8 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -226,7 +227,7 @@ class Lease(PoolProxiedConnection):
             if not self._edge.is_resting(pooled.dbapi_connection):
                 self._edge.rest(pooled.dbapi_connection)
         except BaseException as error:
-            _compat.discard(pooled, error)
+            self._engine.discard(pooled, error)
             raise
         self._pooled = pooled
         self._move("checkout")
@@ -464,8 +465,7 @@ class Lease(PoolProxiedConnection):
         try:
             self._shielded(lambda: self._finish_on_server(pooled.dbapi_connection, finish), finish)
         except BaseException as error:
-            if self._is_lost(error, pooled.dbapi_connection):
-                assert isinstance(error, Exception)
+            if isinstance(error, Exception) and self._is_lost(error, pooled.dbapi_connection):
                 lost = error
             if self._interrupted:
                 self._drop(pooled, error)
@@ -510,7 +510,7 @@ class Lease(PoolProxiedConnection):
         else:
             self._interrupted = False
 
-    def _is_lost(self, error: BaseException, connection: Any) -> bool:
+    def _is_lost(self, error: Exception, connection: Any) -> bool:
         """Tell whether an error means that the server did not answer."""
         dialect = self._engine.dialect
         if isinstance(error, dialect.loaded_dbapi.Error):
@@ -532,8 +532,7 @@ class Lease(PoolProxiedConnection):
             self._pooled = None
             self._move("invalidate")
         self._interrupted = False
-        self._streams.clear()
-        self._engine.drop(pooled, error)
+        self._engine.discard(pooled, error, self._take_streams(), silent=True)
 
     @property
     def dbapi_connection(self) -> Any:  # type: ignore[override]
@@ -606,7 +605,11 @@ class Lease(PoolProxiedConnection):
         self._pooled = None
         self._reading = self._interrupted = False
         self._move("invalidate")
-        _compat.discard(pooled, e)
+        self._engine.discard(pooled, e, self._take_streams())
+
+    def _take_streams(self) -> set[StreamCursor]:
+        streams, self._streams = self._streams, set()
+        return streams
 
     @property
     def survives(self) -> bool:
@@ -632,7 +635,7 @@ class Lease(PoolProxiedConnection):
 
     def _clean(self, pooled: PoolProxiedConnection) -> None:
         if self._interrupted:
-            _compat.discard(pooled)
+            self._engine.discard(pooled, asyncio.CancelledError(), self._take_streams())
             return
         try:
             self._conclude(pooled, self._edge.rollback)
@@ -670,14 +673,22 @@ class StreamCursor:
 
     def close(self) -> None:
         lease: Lease | None = self._lease
-        if lease is None:
+        if lease is None or not lease.survives:
             return
+        try:
+            lease.fetch(self._cursor.close)
+        finally:
+            if lease.survives:
+                object.__setattr__(self, "_lease", None)
+                lease.stream_closed(self)
+
+    def abandon(self) -> None:
+        """Close the client's half: the connection is gone."""
         object.__setattr__(self, "_lease", None)
         try:
-            if lease.survives:
-                lease.fetch(self._cursor.close)
-        finally:
-            lease.stream_closed(self)
+            self._cursor.close()
+        except Exception:
+            log.debug("a cursor had rows to come when its connection was discarded", exc_info=True)
 
     def fetchone(self) -> Any:
         return self._fetch(self._cursor.fetchone)
@@ -799,19 +810,40 @@ class SessionEngine(_compat.OptionEngine):
         if not task.cancelled() and (error := task.exception()) is not None:
             log.warning("a connection could not be returned to its pool and was discarded", exc_info=error)
 
-    def drop(self, pooled: PoolProxiedConnection, error: BaseException) -> None:
-        """Close a connection without asking its server anything, in this very call or soon after."""
-        if not self.is_async:
+    def discard(
+        self,
+        pooled: PoolProxiedConnection,
+        error: BaseException | None,
+        streams: Iterable[StreamCursor] = (),
+        *,
+        silent: bool = False,
+    ) -> None:
+        """Close a connection for good, and the client's half of its streams.
+
+        After a cancellation that is done apart from the cancelled task, where nothing can cancel it again: the driver
+        takes leave of the server. ``silent`` says that the server does not answer: nothing is asked of it then.
+        """
+
+        def work() -> None:
             _compat.discard(pooled, error)
-        elif self.dialect.has_terminate:  # outside of a greenlet it does not wait for anybody
-            asyncio.get_running_loop().call_soon(_compat.discard, pooled, error)
+            for stream in streams:
+                stream.abandon()
+
+        if not self.is_async or (not silent and not _is_cancellation(error)):
+            work()
+        elif silent and self.dialect.has_terminate:  # outside of a greenlet the driver waits for nobody
+            asyncio.get_running_loop().call_soon(work)
         else:
-            self.spawn(greenlet_spawn(_compat.discard, pooled, error))
+            self.spawn(greenlet_spawn(work))
 
     async def wait_spawned(self) -> None:
         """Wait until no clean-up is under way."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+
+def _is_cancellation(error: BaseException | None) -> bool:
+    return error is not None and not isinstance(error, Exception)
 
 
 async def finish_despite_cancel(work: Coroutine[Any, Any, None], timeout: float) -> None:
@@ -870,7 +902,7 @@ async def _wait_uncancelled(task: asyncio.Future[None], timeout: float) -> None:
 def _report_outcome(task: asyncio.Future[None], timeout: float) -> None:
     """Nobody learns the outcome of work whose task was cancelled; a bad one goes to the log."""
     if not task.done() or task.cancelled():
-        log.error("COMMIT or ROLLBACK had no answer %.1f s after its task was cancelled; its outcome is unknown", timeout)
+        log.error("COMMIT or ROLLBACK had no answer %.1f s after a cancellation; its outcome is unknown", timeout)
     elif (error := task.exception()) is not None:
         log.error("COMMIT or ROLLBACK failed after its task was cancelled", exc_info=error)
 
@@ -878,7 +910,8 @@ def _report_outcome(task: asyncio.Future[None], timeout: float) -> None:
 class LoopPool(Pool):
     """A pool of connections for each event loop, since an async connection belongs to the loop that opened it.
 
-    Each is SQLAlchemy's own queue pool; this one only chooses. Connections of a loop that was closed are dropped.
+    Each is SQLAlchemy's own queue pool; this one only chooses. A pool is closed with its loop, wherever that loop was
+    run: a script without ``dispose()``, a test client, a worker.
     """
 
     def __init__(
@@ -894,6 +927,8 @@ class LoopPool(Pool):
         self._limits = {"pool_size": pool_size, "max_overflow": max_overflow, "timeout": timeout, "use_lifo": use_lifo}
         self._options = options
         self._pools: dict[asyncio.AbstractEventLoop, AsyncAdaptedQueuePool] = {}
+        self._guards: dict[asyncio.AbstractEventLoop, list[AsyncGenerator[None, None]]] = {}
+        self._parents: list[Any] = []
         self._home = _generation
 
     def current(self) -> AsyncAdaptedQueuePool:
@@ -907,13 +942,17 @@ class LoopPool(Pool):
     def _make(self, loop: asyncio.AbstractEventLoop) -> AsyncAdaptedQueuePool:
         if self._home != _generation:  # the sockets belong to the parent process
             self._pools.clear()
+            self._parents.append(self._guards)  # not collected: that would wake the parent's loop
+            self._guards = {}
             self._home = _generation
         for other in [other for other in self._pools if other.is_closed()]:
             del self._pools[other]
+            self._guards.pop(other, None)
         options = {**self._options, "dialect": self._dialect}
         pool = AsyncAdaptedQueuePool(self._creator, **self._limits, **options)  # type: ignore[arg-type]
         _compat.share_listeners(pool, self)
         self._pools[loop] = pool
+        self._guards.setdefault(loop, []).append(_close_with_loop(pool))
         return pool
 
     def connect(self) -> PoolProxiedConnection:
@@ -930,9 +969,14 @@ class LoopPool(Pool):
 
     def dispose(self) -> None:
         """Close the idle connections of the running loop; those of other loops can only be closed there."""
-        pool = self._pools.pop(asyncio.get_running_loop(), None)
-        if pool is not None:
-            pool.dispose()
+        loop = asyncio.get_running_loop()
+        pool = self._pools.pop(loop, None)
+        if pool is None:
+            return
+        lent = pool.checkedout()
+        pool.dispose()
+        if not lent:  # else they come back to this pool, and are closed when the loop ends
+            await_only(self._guards[loop].pop().aclose())
 
     def recreate(self) -> LoopPool:
         return self
@@ -959,6 +1003,22 @@ class LoopPool(Pool):
 
     def status(self) -> str:
         return f"{len(self._pools)} event loops, {self.checkedin()} connections idle, {self.checkedout()} in use"
+
+
+def _close_with_loop(pool: Pool) -> AsyncGenerator[None, None]:
+    """Close what is idle in ``pool`` when the running event loop ends: asyncio closes the async generators of a loop
+    before the loop itself."""
+
+    async def closing() -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await greenlet_spawn(pool.dispose)
+
+    guard = closing()
+    with suppress(StopIteration):
+        guard.__anext__().send(None)  # up to the yield, which awaits nothing
+    return guard
 
 
 def observe(engine: Engine, edge: Edge, *, autocommit: bool) -> None:

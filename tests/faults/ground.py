@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from typing import Any
 
@@ -96,6 +97,7 @@ class Ground:
         assert 0 == self.in_use
         await self.database.dispose()
         self.observer.close()  # SQLite closes its files late while another connection of the process is open
+        gc.collect()  # aiosqlite leaves a connection whose opening was cancelled to the garbage collector
         await self.observer.settled(open_transactions=0, backends=0)
 
     async def after(self, attempt: Attempt) -> None:

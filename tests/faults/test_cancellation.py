@@ -1,4 +1,4 @@
-"""Cancellation at every await of every operation: no connection is lost, no transaction stays open, no row is half stored.
+"""Cancellation at every await: no connection is lost, no transaction stays open, no row is half stored.
 
 Each operation is run again and again, cancelled one await later each time, in three ways: once; twice, the second time
 while the first is being handled; and by an anyio scope, which cancels at each await until it is left.
@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from tests.faults.ground import Child, Ground, Parent, write
-from tests.support.awaits import cancel_at_each_await, cancel_scope_at_each_await
+from tests.support.awaits import Attempt, cancel_at_each_await, cancel_scope_at_each_await
 
 pytestmark = [
     pytest.mark.usefixtures("async_backend", "no_leftovers"),
@@ -83,25 +83,21 @@ async def test_cold_checkout(ground: Ground, at_each_await: Enumerate) -> None:
 
 async def test_waiting_for_a_connection(ground: Ground, at_each_await: Enumerate) -> None:
     """Cancelling a session that waits for a connection of a full pool leaves the pool as it was."""
-    holders: list[AsyncSession] = []
+    holders: list[AsyncConnection] = []
+    releasing: list[asyncio.Task[None]] = []
 
     async def fill() -> None:
         await ground.clear()
-        holders[:] = [ground.database.SessionLocal() for _ in range(2)]
-        for db in holders:
-            await db.connection()
+        holders[:] = [await ground.database.engine.connect() for _ in range(2)]
 
     async def read() -> None:
-        release = asyncio.get_running_loop().create_task(holders[0].close())
-        try:
-            async with ground.database.SessionLocal() as db:
-                await db.scalar(select(Parent))
-        finally:
-            await release
+        releasing.append(asyncio.get_running_loop().create_task(holders[0].close()))
+        async with ground.database.SessionLocal() as db:
+            await db.scalar(select(Parent))
 
-    async def after(attempt: Any) -> None:
-        for db in holders:
-            await db.close()
+    async def after(attempt: Attempt) -> None:
+        await releasing.pop()
+        await holders[1].close()
         await ground.after(attempt)
 
     await at_each_await(read, before_each=fill, after_each=after)
@@ -153,7 +149,7 @@ async def test_rollback(prepared: Prepared, at_each_await: Enumerate) -> None:
         finally:
             await prepared.close()
 
-    async def after(attempt: Any) -> None:
+    async def after(attempt: Attempt) -> None:
         assert (0, 0) == prepared.ground.stored
         await prepared.ground.after(attempt)
 
@@ -163,7 +159,7 @@ async def test_rollback(prepared: Prepared, at_each_await: Enumerate) -> None:
 async def test_close(prepared: Prepared, at_each_await: Enumerate) -> None:
     """Cancelling the close of a session with uncommitted work still rolls it back."""
 
-    async def after(attempt: Any) -> None:
+    async def after(attempt: Attempt) -> None:
         assert (0, 0) == prepared.ground.stored
         await prepared.ground.after(attempt)
 
@@ -225,7 +221,7 @@ async def test_unit_of_work(ground: Ground, at_each_await: Enumerate) -> None:
             await db.scalar(select(func.count()).select_from(Parent))
             await write(db)
 
-    async def after(attempt: Any) -> None:
+    async def after(attempt: Attempt) -> None:
         if attempt.step is None:
             assert (1, 1) == ground.stored
         await ground.after(attempt)
