@@ -29,7 +29,7 @@ from sqlalchemy.pool import Pool, QueuePool, StaticPool
 
 from . import _compat, config, session
 from .connection import SNAPSHOT_LEVELS, LoopPool, SessionEngine, finish_despite_cancel, observe
-from .dialects import Edge, edge_for
+from .dialects import Edge, Terms, edge_for
 from .errors import ConfigurationError, OutsideRequest, SchemaManaged
 from .events import CommitFailed, Committed, Facts, RolledBack
 from .session import SessionRules, Unit, rules_of
@@ -508,6 +508,14 @@ def _prepare_connections(engine: Engine, edge: Edge) -> None:
                 cursor.execute(f"PRAGMA {name} = {value}")
         finally:
             cursor.close()
+
+    @event.listens_for(engine, "savepoint")
+    def begin_before(connection: Connection, name: str) -> None:
+        # pysqlite begins before DML only. A savepoint that comes first would be the transaction itself and its RELEASE
+        # the commit, out of a test's outer transaction (tests/ecosystem/test_requirements.py).
+        driver = connection.connection.dbapi_connection
+        if type(connection) is Connection and not edge.in_transaction(driver):
+            edge.begin(driver, Terms())
 
 
 def _create_all(connection: Connection, metadata: MetaData) -> None:
