@@ -36,6 +36,7 @@ from .session import SessionRules, Unit, rules_of
 
 log = logging.getLogger(__name__)
 
+WITHOUT_QUEUE = 30.0  # seconds that a checkout waits where the pool has no queue: SQLAlchemy's own default
 UNBOUNDED = 40  # connections that a pool without a limit is taken to have: as many as FastAPI has threads
 
 T = TypeVar("T")
@@ -541,6 +542,11 @@ def capacity(pool: Pool) -> int:
     if isinstance(pool, QueuePool):
         return _compat.queue_limit(pool) or UNBOUNDED
     return 1 if isinstance(pool, StaticPool) else UNBOUNDED
+
+
+def patience(pool: Pool) -> float:
+    """Return how many seconds a pool lets a checkout wait."""
+    return float(pool.timeout()) if isinstance(pool, LoopPool | QueuePool) else WITHOUT_QUEUE
 
 
 def _pool_stats(engine: Engine) -> PoolStats:

@@ -41,9 +41,14 @@ class Unit:
     """What a session belongs to: a request, or a ``with`` block. Knows the other session that may write, and how to
     call both."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str | Callable[[], str]) -> None:
+        self._name = name
         self.writers: list[weakref.ref[SessionRules]] = []
+
+    @property
+    def name(self) -> str:
+        """How messages call the unit. A request's name is known when it has been routed."""
+        return self._name if isinstance(self._name, str) else self._name()
 
     def admit_writer(self, session: SessionRules) -> None:
         """Let ``session`` begin to write; raise :class:`MixedSessions` while another session of the same unit has an

@@ -170,8 +170,9 @@ async def test_a_sync_session_in_a_websocket(chat: FastAPI, names: Names) -> Non
     assert ["a"] == names()
 
 
+@pytest.mark.options(pool_size=2)
 async def test_sockets_do_not_take_the_permits_of_sync_requests(
-    chat: FastAPI, database: Database
+    chat: FastAPI
 ) -> None:
     """Sockets that stay open do not keep sync requests waiting, however many there are."""
     from contextlib import AsyncExitStack
@@ -186,8 +187,10 @@ async def test_sockets_do_not_take_the_permits_of_sync_requests(
 
     with serve(chat) as server:
         async with AsyncExitStack() as stack:
-            for _ in range(database.pool_size + 1):
+            for _ in range(3):
                 await stack.enter_async_context(connect(f"ws://{server.host}:{server.port}/sync"))
-            answer = await asyncio.wait_for(Live(server).get("/names"), 10)
+            client = Live(server)
+            stack.callback(client.close)
+            answer = await asyncio.wait_for(client.get("/names"), 10)
 
     assert 200 == answer.status

@@ -116,10 +116,15 @@ async def call_handler(handler: Handler, request: Request, error: BaseException)
 
 
 def route_name(scope: Scope) -> str:
-    """Return ``GET /items/{item_id}``: the method and the path as the route declares it."""
-    route = scope.get("route")
-    path = getattr(route, "path", None) or scope.get("path", "")
+    """Return ``GET /items/{item_id}``: the method, and the path as the mounts and the route declare it."""
+    declared = getattr(scope.get("route"), "path", None)
+    path = scope.get("path", "") if declared is None else _mount_path(scope) + declared
     return f"{scope.get('method', 'WEBSOCKET')} {path}"
+
+
+def _mount_path(scope: Scope) -> str:
+    root: str = scope.get("root_path", "")
+    return root.removeprefix(scope.get("app_root_path", root))
 
 
 __all__ = ["FastAPI", "Starlette"]

@@ -95,6 +95,11 @@ class Database(core.Database):
             found = self._permits[loop] = asyncio.Semaphore(core.capacity(self.sync_engine.pool))
         return found
 
+    @property
+    def permit_timeout(self) -> float:
+        """How many seconds a sync request waits for a permit: what it would wait for the pool itself."""
+        return core.patience(self.sync_engine.pool)
+
     def end_limiter(self) -> anyio.CapacityLimiter:
         """Return the threads in which sync sessions are committed and closed."""
         loop = asyncio.get_running_loop()

@@ -84,9 +84,8 @@ class SessionDependency:
 
     async def _open(self, state: RequestState) -> AsyncSession | Session:
         sessions = state.sessions(self._database or state.database)
-        if self._face == "sync" and not sessions.held_permits and state.phase is Phase.WORKING:
-            await sessions.database.sync_permits().acquire()
-            sessions.held_permits += 1
+        if self._face == "sync" and state.phase is Phase.WORKING and state.scope["type"] == "http":
+            await sessions.take_permit()
         return sessions.get(self._face)
 
     def _bare(self, scope: Scope) -> RequestState:

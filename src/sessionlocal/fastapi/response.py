@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
+from sqlalchemy import exc
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .. import database as core
 from .. import session
 from ..connection import finish_despite_cancel
 from ..errors import MixedSessions
@@ -61,13 +63,13 @@ class ResponseDropped(Exception):
 class RequestSessions:
     """The sessions of one request and one Database: at most one async, one sync, and a read-only one."""
 
-    __slots__ = ("database", "held_permits", "opened", "unit")
+    __slots__ = ("database", "holds_permit", "opened", "unit")
 
-    def __init__(self, database: Database, name: str) -> None:
+    def __init__(self, database: Database, state: RequestState) -> None:
         self.database = database
-        self.unit = Unit(name)
+        self.unit = Unit(lambda: state.name)
         self.opened: dict[str, AsyncSession | Session] = {}
-        self.held_permits = 0
+        self.holds_permit = False
 
     def get(self, face: str) -> AsyncSession | Session:
         """Return the session of that face, opened at its first use."""
@@ -103,7 +105,7 @@ class RequestSessions:
                 await self.database.commit(db)  # type: ignore[arg-type]
             else:
                 await self.database.roll_back(db, reason=reason)  # type: ignore[arg-type]
-        self.release_permits()
+        self.release_permit()
 
     def _refuse_two_writers(self) -> None:
         """Two sessions with work would be two commits, of which the second can fail. What was flushed is refused
@@ -136,7 +138,7 @@ class RequestSessions:
     async def close(self) -> None:
         """Close every session, whatever its state, also where closing one of them fails, which is raised."""
         async with AsyncExitStack() as stack:
-            stack.callback(self.release_permits)
+            stack.callback(self.release_permit)
             for face, db in self.opened.items():
                 stack.push_async_callback(self._close_sync if face == "sync" else self.database.close_session, db)
 
@@ -148,10 +150,25 @@ class RequestSessions:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(db.close, limiter=self.database.end_limiter())
 
-    def release_permits(self) -> None:
-        """Let other requests of sync endpoints run."""
-        while self.held_permits:
-            self.held_permits -= 1
+    async def take_permit(self) -> None:
+        """Wait, on the event loop and not in a thread, until one more sync request may use the pool."""
+        if self.holds_permit:
+            return
+        limit = self.database.permit_timeout
+        try:
+            async with asyncio.timeout(limit):
+                await self.database.sync_permits().acquire()
+        except TimeoutError:
+            raise exc.TimeoutError(
+                f"{self.unit.name}: no connection of the sync pool came free within {limit:g} s, pool_size "
+                f"{core.capacity(self.database.sync_engine.pool)}; raise pool_size, or look for requests that hold one"
+            ) from None
+        self.holds_permit = True
+
+    def release_permit(self) -> None:
+        """Let another request of sync endpoints run."""
+        if self.holds_permit:
+            self.holds_permit = False
             self.database.sync_permits().release()
 
 
@@ -220,7 +237,7 @@ class RequestState:
         """Return this request's sessions of ``database``."""
         found = self._slots.get(database)
         if found is None:
-            found = self._slots[database] = RequestSessions(database, self.name)
+            found = self._slots[database] = RequestSessions(database, self)
         return found
 
     def session(self, database: Database, face: str) -> Any:
