@@ -96,9 +96,12 @@ class Ground:
 
     def another(self, **options: Any) -> Database:
         """Return another Database on the same server, disposed at the end."""
-        made = Database(self.backend.url, **options)
-        self._databases.append(made)
-        return made
+        return self.adopt(Database(self.backend.url, **options))
+
+    def adopt(self, database: Database) -> Database:
+        """Dispose of a Database at the end."""
+        self._databases.append(database)
+        return database
 
     def _checked_out(self, *_: Any) -> None:
         self.checkouts += 1

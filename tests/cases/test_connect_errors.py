@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,9 @@ def raised_by_a_read(db: Session) -> None:
         db.execute(select(Account))
 
 
-def raised_by(connect: Any) -> BaseException:
+def raised_by(connect: Callable[[], Any]) -> BaseException:
     """Return what an attempt to use a connection raises."""
-    with pytest.raises(Exception) as raised, connect as connection:
+    with pytest.raises(Exception) as raised, connect() as connection:
         connection.execute(text("SELECT 1"))
     return raised.value
 
@@ -41,9 +42,9 @@ def compare(ground: Ground, url: Any) -> BaseException:
     """Fail to connect through a session and through the plain engine; return the session's error."""
     ground.backend = replace(ground.backend, url=url.render_as_string(hide_password=False))
     database = ground.another(connect_timeout=2)
-    error = raised_by(ground.session(database))
+    error = raised_by(lambda: ground.session(database))
 
-    assert plainly(raised_by(ground.connect(database))) == plainly(error)
+    assert plainly(raised_by(lambda: ground.connect(database))) == plainly(error)
     return error
 
 
@@ -75,7 +76,7 @@ def test_a_missing_directory(ground: Ground, tmp_path: Path) -> None:
         assert 1 == db.scalar(text("SELECT 1"))
 
 
-def test_the_next_attempt_works(ground: Ground, proxy: Proxy) -> None:
+def test_the_next_attempt_works(proxy: Proxy, ground: Ground) -> None:
     """After an outage the same session connects again, and what it had pending is stored."""
     ground.backend = replace(ground.backend, url=proxy.url)
     database = ground.another(pool_size=1, connect_timeout=2)
@@ -90,7 +91,7 @@ def test_the_next_attempt_works(ground: Ground, proxy: Proxy) -> None:
     assert 1 == ground.observer.scalar("SELECT count(*) FROM account")
 
 
-def test_a_cut_line_between_two_reads(ground: Ground, proxy: Proxy) -> None:
+def test_a_cut_line_between_two_reads(proxy: Proxy, ground: Ground) -> None:
     """When the line of an idle pool connection is cut, a clean session gets one error and then a new connection."""
     ground.backend = replace(ground.backend, url=proxy.url)
     database = ground.another(pool_size=1)
@@ -106,7 +107,7 @@ def test_a_cut_line_between_two_reads(ground: Ground, proxy: Proxy) -> None:
         assert [] == db.scalars(select(Account)).all()
 
 
-def test_a_cut_line_in_a_unit_stores_nothing(ground: Ground, proxy: Proxy) -> None:
+def test_a_cut_line_in_a_unit_stores_nothing(proxy: Proxy, ground: Ground) -> None:
     """When the line is cut in the middle of a unit, nothing of it is stored, even if the error is swallowed."""
     ground.backend = replace(ground.backend, url=proxy.url)
     database = ground.another(pool_size=1)

@@ -186,12 +186,13 @@ def test_expire_on_commit_is_honoured(ground: Ground) -> None:
 def test_refresh_after_commit(ground: Ground) -> None:
     """``refresh()`` after commit reads what the database holds now, and leaves nothing open."""
     with ground.session() as db:
-        author = Author(name="Ada")
+        author = Author(id=3, name="Ada")
         db.add(author)
         db.commit()
+        ground.observer.execute("UPDATE author SET name = 'Augusta' WHERE id = 3")
         db.refresh(author)
         ground.elsewhere()
 
-        assert "" == author.biography
+        assert "Augusta" == author.name
         assert 0 == ground.in_use
         assert 0 == ground.open_transactions
