@@ -300,7 +300,7 @@ async def test_the_commit_precedes_the_response(database: Database, asgi: Any, o
 # -- 11 to 20
 
 
-async def test_a_sync_session_in_a_coroutine_is_an_error_or_works(database: Database, browse: Browse) -> None:
+async def test_a_sync_session_in_a_coroutine_works(database: Database, browse: Browse) -> None:
     """A sync session taken by an async endpoint works and is committed; it blocks the loop while it does."""
     app = served(database)
 
