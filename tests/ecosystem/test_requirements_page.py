@@ -17,7 +17,7 @@ def rows() -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def tests() -> list[str]:
+def written() -> list[str]:
     """Return the names of the tests of the requirements."""
     module = ast.parse((HERE / "test_requirements.py").read_text())
     functions = [node for node in module.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
@@ -28,7 +28,7 @@ def test_each_test_is_named_by_one_requirement() -> None:
     """The page names every test of the requirements, once, and none that does not exist."""
     named = [name for row in rows() for name in re.findall(r"`(test_\w+)`", row[-1])]
 
-    assert sorted(tests()) == sorted(named)
+    assert sorted(written()) == sorted(named)
 
 
 def test_each_requirement_is_tested_or_later() -> None:
