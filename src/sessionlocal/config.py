@@ -376,7 +376,7 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _complaints(error: ValidationError, keywords: Mapping[str, Any]) -> Iterator[str]:
     """Say which setting has the wrong kind of value, never the value."""
-    entries = {str(entry["loc"][0]): entry["msg"] for entry in error.errors(include_input=False, include_url=False)}
+    entries = {str(entry["loc"][0]): entry["msg"] for entry in error.errors()}
     for field, message in entries.items():
         yield f"{_where(field, keywords)}: {message[:1].lower()}{message[1:]}"
 

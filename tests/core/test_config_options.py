@@ -38,6 +38,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("sslmode", "unknown option 'sslmode': write it into the URL"),
         ("url_file", "unknown option 'url_file'"),
         ("xyzzy", "unknown option 'xyzzy'"),
+        ("dbapi", "unknown option 'dbapi'"),
     ],
 )
 def test_a_misspelt_option_is_refused_with_a_suggestion(option: str, message: str) -> None:

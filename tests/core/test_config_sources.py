@@ -95,12 +95,13 @@ def test_the_nearest_pyproject_counts(nowhere: Path, monkeypatch: pytest.MonkeyP
     assert "near.db" == load().url.database
 
 
-def test_a_dotenv_file_may_name_the_secret_file(nowhere: Path) -> None:
-    """DATABASE_URL_FILE works from .env as well."""
+def test_a_dotenv_file_may_name_the_secret_file(nowhere: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """DATABASE_URL_FILE works from .env as well, and the line break that ends every file is no reason to warn."""
     (nowhere / "secret").write_text("sqlite:///secret.db\r\n")
     (nowhere / ".env").write_text(f"DATABASE_URL_FILE={nowhere / 'secret'}\n")
 
     assert "secret.db" == load().url.database
+    assert [] == caplog.records
 
 
 def test_values_are_typed(monkeypatch: pytest.MonkeyPatch) -> None:
