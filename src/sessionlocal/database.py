@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import anyio
 from sqlalchemy import MetaData, event, inspect, text
@@ -40,6 +40,10 @@ WITHOUT_QUEUE = 30.0  # seconds that a checkout waits where the pool has no queu
 UNBOUNDED = 40  # connections that a pool without a limit is taken to have: as many as FastAPI has threads
 
 T = TypeVar("T")
+T1 = TypeVar("T1")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
+T4 = TypeVar("T4")
 Work = Callable[[AsyncSession], Awaitable[T]]
 
 _living: weakref.WeakSet[Database] = weakref.WeakSet()
@@ -276,7 +280,37 @@ class Database:
         finally:
             await self.close_session(db)
 
-    async def gather(self, *reads: Work[Any], limit: int | None = None) -> list[Any]:
+    # Typed as asyncio.gather is: a tuple has a type for each place, and unpacks like the list that it really is.
+    @overload
+    async def gather(self, r1: Work[T1], /, *, limit: int | None = None) -> tuple[T1]: ...
+
+    @overload
+    async def gather(self, r1: Work[T1], r2: Work[T2], /, *, limit: int | None = None) -> tuple[T1, T2]: ...
+
+    @overload
+    async def gather(
+        self, r1: Work[T1], r2: Work[T2], r3: Work[T3], /, *, limit: int | None = None
+    ) -> tuple[T1, T2, T3]: ...
+
+    @overload
+    async def gather(
+        self, r1: Work[T1], r2: Work[T2], r3: Work[T3], r4: Work[T4], /, *, limit: int | None = None
+    ) -> tuple[T1, T2, T3, T4]: ...
+
+    @overload
+    async def gather(
+        self,
+        r1: Work[T],
+        r2: Work[T],
+        r3: Work[T],
+        r4: Work[T],
+        r5: Work[T],
+        /,
+        *reads: Work[T],
+        limit: int | None = None,
+    ) -> list[T]: ...
+
+    async def gather(self, *reads: Work[Any], limit: int | None = None) -> Any:
         """Run reads at the same time, each on a read-only session of its own, and return their results in order.
 
         Each read is a function of a session, as in ``lambda db: db.scalar(select(...))``. At most ``limit``
@@ -289,8 +323,11 @@ class Database:
             async with budget, self.read() as db:
                 return await read(db)
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(run(read)) for read in reads]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(run(read)) for read in reads]
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None  # an `except` clause of the caller names the error of a read
         return [task.result() for task in tasks]
 
     # -- ends of units, shared with the web layer
