@@ -15,7 +15,7 @@ from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 from sqlalchemy.engine.interfaces import ExecutionContext
 from sqlalchemy.exc import PendingRollbackError
 from sqlalchemy.orm import Session, SessionTransaction
-from sqlalchemy.pool import Pool, PoolProxiedConnection, QueuePool
+from sqlalchemy.pool import Pool, PoolProxiedConnection, QueuePool, StaticPool
 from sqlalchemy.util import ScopedRegistry, ThreadLocalRegistry, await_only
 
 __all__ = ["CursorResult", "OptionEngine"]
@@ -42,7 +42,7 @@ def returns_at_once(pool: Pool) -> bool:
     the server."""
     if pool.dispatch.reset or pool.dispatch.checkin:
         return False
-    return not isinstance(pool, QueuePool) or pool.overflow() <= 0
+    return isinstance(pool, StaticPool) or (isinstance(pool, QueuePool) and pool.overflow() <= 0)
 
 
 def for_async_engines(pool_class: type[AnyPool]) -> type[AnyPool]:

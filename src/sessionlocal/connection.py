@@ -52,6 +52,7 @@ SNAPSHOT_LEVELS = frozenset({"REPEATABLE READ", "SERIALIZABLE"})
 
 _leasing: ContextVar[bool] = ContextVar("sessionlocal_leasing", default=False)
 _generation = 0  # how many times this process descends from a fork
+_inherited: list[object] = []  # connections of the parent, kept: their destructors would speak to its server
 
 
 def _forked() -> None:
@@ -166,6 +167,7 @@ class Lease(PoolProxiedConnection):
 
     def enter(self) -> None:
         """Claim the lease for the current task or thread; raise :class:`ConcurrentUse` when another one is using it."""
+        self._refuse_inherited()
         me = self._engine.current_owner()
         if self._owner == me:
             self._depth += 1
@@ -206,18 +208,26 @@ class Lease(PoolProxiedConnection):
             second=second,
         )
 
+    @property
+    def _is_inherited(self) -> bool:
+        return self._generation != _generation
+
+    def _refuse_inherited(self) -> None:
+        # Also with a connection in hand: its socket is the parent's.
+        if self._is_inherited:
+            raise UsedAfterFork("this session was opened before the process forked; open sessions in the child instead")
+
     # -- checkout and checkin
 
     def checkout(self) -> PoolProxiedConnection:
         """Return the pool connection; take one from the pool, resting in autocommit, when there is none."""
+        self._refuse_inherited()
         if self._pooled is not None:
             return self._pooled
         if self.state is State.LOST:
             raise self._lost()
         if self.state is State.CLOSED:
             raise exc.ResourceClosedError("this connection's session has ended")
-        if self._generation != _generation:
-            raise UsedAfterFork("this session was opened before the process forked; open sessions in the child instead")
         token = _leasing.set(True)
         try:
             pooled = self._engine.pool.connect()
@@ -427,7 +437,7 @@ class Lease(PoolProxiedConnection):
         self._end(self._edge.rollback)
 
     def _end(self, finish: Callable[[Any], None]) -> None:
-        if self.ending and self._used_elsewhere():
+        if self.ending and (self._is_inherited or self._used_elsewhere()):
             return
         self.enter()
         try:
@@ -619,7 +629,10 @@ class Lease(PoolProxiedConnection):
     def close(self) -> None:
         """Roll back what is open and give the connection back. While another task's statement runs, that statement
         does it at its end."""
-        if self._used_elsewhere():
+        if self._is_inherited:
+            _inherited.append(self._pooled)
+            self._pooled = None
+        elif self._used_elsewhere():
             self._closing = True
             return
         pooled, self._pooled = self._pooled, None
@@ -778,10 +791,23 @@ class SessionEngine(_compat.OptionEngine):
         self.never_begins = never_begins
         self.cleanup_timeout = cleanup_timeout
         self.is_async = engine.dialect.is_async
+        self._knows_server = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def connect(self) -> Connection:
-        return SessionConnection(self, Lease(self))
+        lease = Lease(self)
+        if not self._knows_server:
+            self._learn_server(lease)
+        return SessionConnection(self, lease)
+
+    def _learn_server(self, lease: Lease) -> None:
+        # The first connection tells the dialect what the server can do, and the session compiles its statement by that
+        # before it is sent: MariaDB under a mysql:// URL has RETURNING (tests/fastapi/test_every_backend.py).
+        try:
+            lease.checkout()
+        except self.dialect.loaded_dbapi.Error as error:
+            Connection._handle_dbapi_exception_noconnection(error, self.dialect, self)
+        self._knows_server = True
 
     def raw_connection(self) -> PoolProxiedConnection:
         return Lease(self)

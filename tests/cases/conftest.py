@@ -46,6 +46,12 @@ def ground(
 
 
 @pytest.fixture
+def schema(tables: Callable[[Any], None]) -> None:
+    """The tables of the cases, for tests that make their Database and event loops themselves."""
+    tables(Base)
+
+
+@pytest.fixture
 async def database(
     async_backend: Backend, observer: Observer, tables: Callable[[Any], None]
 ) -> AsyncIterator[Database]:

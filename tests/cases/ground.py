@@ -172,7 +172,7 @@ class Ground:
     def elsewhere(self) -> None:
         """Await something that is not the database; a sync program has no such moment, and needs none."""
         if self.is_async:
-            await_only(_elsewhere(self.engine))
+            await_only(self._settle())
 
     def together(self, *work: Callable[[], T]) -> list[T | BaseException]:
         """Run functions at the same time, in tasks or in threads; return their results, or what they raised."""
@@ -235,8 +235,9 @@ class Ground:
         self.observer.settle()
 
     async def _settle(self) -> None:
+        await asyncio.sleep(0)
         for database in self._databases if self.is_async else []:
-            await _elsewhere(self.engine_of(database))
+            await self.engine_of(database).sessionlocal_face.wait_spawned()  # type: ignore[attr-defined]
 
     async def _dispose(self) -> None:
         for database in self._databases:
@@ -291,11 +292,6 @@ async def _start(startable: Any) -> Any:
 
 async def _within(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
     await greenlet_spawn(lambda: function(**arguments))
-
-
-async def _elsewhere(engine: Engine) -> None:
-    await asyncio.sleep(0)
-    await engine.sessionlocal_face.wait_spawned()  # type: ignore[attr-defined]
 
 
 def _outcome(work: Callable[[], T]) -> T | BaseException:

@@ -1,5 +1,7 @@
 """A failed commit, or a unit that the server gave up, stores nothing and leaves a clean session and pool behind."""
 
+# ruff: noqa: PT012 - the blocks under test are those that an exception leaves
+
 from __future__ import annotations
 
 import sqlite3
@@ -196,7 +198,8 @@ def test_a_full_disk_that_is_swallowed_is_no_half_commit(ground: Ground) -> None
         db.execute(text(f"PRAGMA max_page_count = {pages}"))
         with pytest.raises(OperationalError, match="full"):
             db.execute(
-                insert(Author), [{"id": number, "name": f"{number}{'x' * 49}", "biography": "y" * 200} for number in range(999)]
+                insert(Author),
+                [{"id": number, "name": f"{number}{'x' * 49}", "biography": "y" * 200} for number in range(999)],
             )
         with pytest.raises(PendingRollbackError):
             db.commit()

@@ -30,7 +30,9 @@ PENDING: dict[str, Callable[[AsyncSession], Awaitable[Any]]] = {
     "run_sync": lambda db: db.run_sync(lambda session: session.scalars(select(Account)).all()),
 }
 SLOW = {"postgresql": "SELECT 42, pg_sleep(0.2)", "mariadb": "SELECT 42, sleep(0.2)"}
-SLOW["sqlite"] = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) SELECT 42, max(i) FROM n"
+SLOW["sqlite"] = (
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) SELECT 42, max(i) FROM n"
+)
 
 
 def slow(database: Database) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from inspect import signature
+from typing import Any
+
 import pytest
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DBAPIError
@@ -179,12 +182,13 @@ def test_a_database_in_autocommit_never_begins(ground: Ground) -> None:
 
 @SERVERS
 def test_execution_options_of_the_factory(ground: Ground) -> None:
-    """Where SQLAlchemy's sessions take ``execution_options`` (2.1), an isolation level among them is in force."""
-    try:
-        db = ground.session(execution_options={"isolation_level": "SERIALIZABLE"})
-    except TypeError:
-        pytest.skip("this SQLAlchemy has no execution_options on sessions")
-    with db:
+    """A level among the ``execution_options`` of a session (SQLAlchemy 2.1) is in force; 2.0 refuses the option."""
+    options: Any = {"execution_options": {"isolation_level": "SERIALIZABLE"}}
+    if "execution_options" not in signature(Session.__init__).parameters:
+        with pytest.raises(TypeError):
+            ground.session(**options)
+        return
+    with ground.session(**options) as db:
         db.execute(insert(Account).values(id=1, balance=0))
         assert "SERIALIZABLE" == level(ground, db)
         db.rollback()

@@ -54,7 +54,9 @@ def test_a_locking_select_refreshes(
     assert 7 == ground.observer.scalar("SELECT balance FROM account")
 
 
-@pytest.mark.parametrize("lock", [LOCKING["scalars"], LOCKING["get"], LOCKING["scalar"]], ids=["scalars", "get", "scalar"])
+@pytest.mark.parametrize(
+    "lock", [LOCKING["scalars"], LOCKING["get"], LOCKING["scalar"]], ids=["scalars", "get", "scalar"]
+)
 def test_a_modified_object_is_not_overwritten(
     lock: Callable[[Session], Any], stale: Callable[[Session], Account], ground: Ground
 ) -> None:

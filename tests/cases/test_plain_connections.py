@@ -1,4 +1,6 @@
-"""``engine.begin()``, ``engine.connect()`` and sessions on a user's own Connection are what SQLAlchemy makes of them."""
+"""``engine.begin()``, ``engine.connect()`` and sessions on a user's Connection are what SQLAlchemy makes of them."""
+
+# ruff: noqa: PT012 - the blocks under test are those that an exception leaves
 
 from __future__ import annotations
 
@@ -181,10 +183,7 @@ def test_migrations_run_on_the_engine(before: Any, ground: Ground) -> None:
         return inspect(connection).get_table_names()
 
     with ground.begin() as connection:
-        if isinstance(connection, Blocking):
-            names = connection.run_sync(migrate)
-        else:
-            names = migrate(connection)
+        names = connection.run_sync(migrate) if isinstance(connection, Blocking) else migrate(connection)
     assert "version_of_schema" in names
 
     assert "abc" == ground.observer.scalar("SELECT version_num FROM version_of_schema")
