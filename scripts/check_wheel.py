@@ -64,7 +64,7 @@ for name in sessionlocal.__all__:
 print(f"{len(names)} modules and {len(sessionlocal.__all__)} public names import")
 """
 
-FENCE = re.compile(r"^```(\w+)(?: \{(.*)\})?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\w+)(?: \{([^\n]*)\})?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def run(*command: str | Path, cwd: Path) -> None:
