@@ -102,6 +102,20 @@ async def healthy(database: Database) -> int:
     return database.stats().async_pool.in_use  # type: ignore[union-attr]
 
 
+async def test_a_second_use_inside_a_block(database: Database, observer: Observer) -> None:
+    """A block that ends because of a refused second use rolls back everything, also while the first statement runs."""
+    db = database.SessionLocal()
+    with pytest.raises(ConcurrentUse):
+        async with db, db.begin():
+            db.add(Account(id=1))
+            await db.flush()
+            await asyncio.gather(first_reads(db, database), second_uses(db, PENDING["execute"]))
+
+    await observer.settled()
+    assert 0 == observer.scalar("SELECT count(*) FROM account")
+    assert 0 == await healthy(database)
+
+
 async def test_one_task_after_the_other_is_fine(database: Database) -> None:
     """Tasks that take turns share a session without complaint."""
     async with database.SessionLocal() as db:

@@ -17,6 +17,7 @@ from .models import Account
 
 
 async def flush(db: AsyncSession) -> None:
+    """Write through the unit of work."""
     db.add(Account(id=1))
     await db.flush()
 
