@@ -851,6 +851,8 @@ class SessionEngine(_compat.OptionEngine):
         """
 
         def work() -> None:
+            if not silent:
+                self._abandon(pooled)
             _compat.discard(pooled, error)
             for stream in streams:
                 stream.abandon()
@@ -861,6 +863,12 @@ class SessionEngine(_compat.OptionEngine):
             asyncio.get_running_loop().call_soon(work)
         else:
             self.spawn(greenlet_spawn(work))
+
+    def _abandon(self, pooled: PoolProxiedConnection) -> None:
+        try:
+            self.edge.abandon(pooled.dbapi_connection)
+        except Exception:
+            log.debug("a connection that is being discarded could not end its transaction", exc_info=True)
 
     async def wait_spawned(self) -> None:
         """Wait until no clean-up is under way."""

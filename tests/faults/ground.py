@@ -16,6 +16,7 @@ from tests.support.awaits import Attempt
 from tests.support.observer import Observer
 
 CLEANUP_TIMEOUT = 5.0  # seconds, the default: what is answered is never given up
+STUCK_GOODBYE = "AsyncAdapt_aiosqlite_connection._terminate_graceful_close"
 REST_TIMEOUT = 5.0  # seconds until connections that are being closed have left the pool
 
 
@@ -86,6 +87,7 @@ class Ground:
 
     async def at_rest(self) -> None:
         """Assert that nothing is lent or open, that a new session works, and that the pool has every connection."""
+        await end_stuck_goodbyes()
         await self.nothing_lent()
         await self.observer.settled(open_transactions=0)
         parents, children = self.stored
@@ -105,6 +107,19 @@ class Ground:
         if attempt.step is not None:
             assert "cancelled" == attempt.outcome, attempt.error
         await self.at_rest()
+
+
+async def end_stuck_goodbyes() -> None:
+    """Cancel what SQLAlchemy forgets when opening an aiosqlite connection is cancelled twice: the connection is closed,
+    but a task of the adapter waits for the driver's thread, which has ended."""
+    while stuck := [task for task in asyncio.all_tasks() if _coroutine(task) == STUCK_GOODBYE]:
+        for task in stuck:
+            task.cancel()
+        await asyncio.sleep(0)
+
+
+def _coroutine(task: asyncio.Task[Any]) -> str:
+    return getattr(task.get_coro(), "__qualname__", "")
 
 
 async def write(db: AsyncSession) -> Parent:

@@ -44,5 +44,8 @@ class GenericEdge:
     def dooms(self, error: Exception) -> bool:
         return False
 
+    def abandon(self, connection: DBAPIConnection) -> None:
+        """The driver ends what is open when it closes the connection."""
+
     def settle(self, connection: DBAPIConnection, terms: Terms) -> None:
         """Nothing was changed."""

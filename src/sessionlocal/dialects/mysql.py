@@ -71,6 +71,9 @@ class MySQLEdge:
     def dooms(self, error: Exception) -> bool:
         return False
 
+    def abandon(self, connection: DBAPIConnection) -> None:
+        """Nothing outlives the connection: the server ends its transaction."""
+
     def settle(self, connection: DBAPIConnection, terms: Terms) -> None:
         """Nothing to put back: SET TRANSACTION and START TRANSACTION cover one transaction only."""
 

@@ -64,6 +64,9 @@ class AsyncpgEdge:
     def dooms(self, error: Exception) -> bool:
         return came_from_server(error)
 
+    def abandon(self, connection: DBAPIConnection) -> None:
+        """Nothing outlives the connection: the server ends its transaction."""
+
     def settle(self, connection: DBAPIConnection, terms: Terms) -> None:
         connection.autocommit = True
         connection.readonly = False
@@ -122,6 +125,9 @@ class PsycopgEdge:
 
     def dooms(self, error: Exception) -> bool:
         return came_from_server(error)
+
+    def abandon(self, connection: DBAPIConnection) -> None:
+        """Nothing outlives the connection: the server ends its transaction."""
 
     def settle(self, connection: DBAPIConnection, terms: Terms) -> None:
         """Nothing changed on the client: BEGIN was a statement like any other."""

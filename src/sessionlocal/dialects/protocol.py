@@ -86,6 +86,10 @@ class Edge(Protocol):
         """Tell whether a statement that failed like this leaves nothing to its transaction but a rollback. No I/O."""
         ...
 
+    def abandon(self, connection: DBAPIConnection) -> None:
+        """End what would outlive the connection, which is closed next, in the middle of a statement or transaction."""
+        ...
+
     def settle(self, connection: DBAPIConnection, terms: Terms) -> None:
         """Put back what ``arm`` or ``begin`` changed on the client, after the transaction ended."""
         ...

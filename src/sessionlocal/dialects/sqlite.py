@@ -8,6 +8,8 @@ fetched, so a sync session reads it whole before the connection leaves.
 
 from __future__ import annotations
 
+from sqlalchemy.util import await_only
+
 from .protocol import DBAPIConnection, Terms, driver_of
 
 
@@ -51,6 +53,16 @@ class SQLiteEdge:
 
     def dooms(self, error: Exception) -> bool:
         return False
+
+    def abandon(self, connection: DBAPIConnection) -> None:
+        # SQLite closes for good when the last cursor is gone, and an exception on its way may hold one: until then the
+        # transaction would keep its lock (tests/faults/test_cancellation_effects.py).
+        driver = driver_of(connection)
+        if driver is connection:
+            driver.interrupt()
+        else:
+            await_only(driver.interrupt())
+        connection.rollback()
 
     def settle(self, connection: DBAPIConnection, terms: Terms) -> None:
         if terms.read_only:
