@@ -29,7 +29,7 @@ REPORTED = ("fastapi", "starlette", "SQLAlchemy", "pydantic", "aiosqlite", "asyn
 # What depends on the versions that differ. Types, documentation and neighbours run once, in `make test`.
 SELECTION = ("tests/core", "tests/cases", "tests/fastapi", "tests/counts", "tests/faults")
 REDUCED = ("tests/core", "tests/cases", "tests/fastapi")
-SQLALCHEMY_20_ONLY = "tests/neighbours/sqlalchemy20"
+SQLALCHEMY_20_ONLY = "tests/ecosystem/sqlalchemy20"
 
 Version = tuple[int, ...]
 
