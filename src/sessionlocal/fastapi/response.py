@@ -278,18 +278,18 @@ class RequestState:
             await self.finish_late(error)
             return
         self.note(type(error), error, None)
-        try:
-            await self.settle(commit=False)
-        except Exception:
-            log.warning("%s: the rollback failed; its connection is discarded", self.name, exc_info=True)
+        await self.settle(commit=False)
 
     async def settle(self, *, commit: bool) -> None:
-        """End the request's units of work. A commit that fails rolls back the rest, and is raised."""
-        reason = "" if commit else type(self.error).__name__ if self.error is not None else "status"
+        """End the request's units of work. A commit that fails rolls back the rest, and is raised; a rollback that
+        fails is not, since closing the session comes next and ends it in any case."""
         slots = list(self._slots.values())
+        if not commit:
+            await self._roll_back(slots)
+            return
         for done, slot in enumerate(slots):
             try:
-                await slot.settle(commit=commit, reason=reason)
+                await slot.settle(commit=True, reason="")
             except BaseException as failure:
                 if done:
                     log.error(
@@ -300,9 +300,16 @@ class RequestState:
                         slot.database,
                     )
                 self.note(type(failure), failure, None)
-                for other in slots[done:]:
-                    await other.settle(commit=False, reason=type(failure).__name__)
+                await self._roll_back(slots[done:])
                 raise
+
+    async def _roll_back(self, slots: list[RequestSessions]) -> None:
+        reason = "status" if self.error is None else type(self.error).__name__
+        for slot in slots:
+            try:
+                await slot.settle(commit=False, reason=reason)
+            except Exception:
+                log.warning("%s: a rollback failed; its session is closed instead", self.name, exc_info=True)
 
     async def finish_late(self, error: BaseException | None) -> None:
         """Commit what was written after the response had started, if the call ended well and the client got the whole
