@@ -9,11 +9,11 @@ import threading
 from types import FrameType
 from typing import Any, TypeAlias, TypeVar
 
-from sqlalchemy.engine import Connection, CursorResult
+from sqlalchemy.engine import Connection, CursorResult, Engine
 from sqlalchemy.engine.base import OptionEngine
 from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 from sqlalchemy.engine.interfaces import ExecutionContext
-from sqlalchemy.exc import PendingRollbackError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.pool import Pool, PoolProxiedConnection, QueuePool, StaticPool
 from sqlalchemy.util import ScopedRegistry, ThreadLocalRegistry, await_only
@@ -90,6 +90,19 @@ def discard(connection: PoolProxiedConnection, error: BaseException | None = Non
         connection.invalidate(error)
 
 
+def disconnected(error: Exception, engine: Engine) -> BaseException:
+    """Return SQLAlchemy's error for a driver's that means a lost connection."""
+    return DBAPIError.instance(
+        None,
+        None,
+        error,
+        engine.dialect.loaded_dbapi.Error,
+        hide_parameters=engine.hide_parameters,
+        connection_invalidated=True,
+        dialect=engine.dialect,
+    )
+
+
 def buffer_rows(context: RawContext) -> None:
     """Read every row of the statement that ``context`` has just run, so that its connection can be used by somebody
     else."""
@@ -113,14 +126,14 @@ class ReadCursor:
 
 
 def release_cursor(result: CursorResult[Any]) -> None:
-    """Let go of an aiosqlite cursor, whose rows its adapter has fetched.
+    """Let go of an aiosqlite cursor, whose rows its adapter has fetched. SQLAlchemy 2.0 has done so itself.
 
     SQLAlchemy closes it after the statement, or with the result, by a round trip to the driver's thread. A clean
     session would give its connection back meanwhile, as if its task awaited something else
     (tests/cases/test_clean_sessions.py).
     """
     cursor: Any = result.cursor
-    if type(cursor).__name__ == "AsyncAdapt_aiosqlite_cursor":
+    if type(cursor).__name__ == "AsyncAdapt_aiosqlite_cursor" and hasattr(cursor, "_cursor"):
         cursor._cursor = ReadCursor(cursor._cursor)
 
 
