@@ -32,6 +32,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, Pool, PoolProxiedConnection
 from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util.concurrency import in_greenlet
 
 from . import _compat, callsite
 from .dialects import Edge, Terms
@@ -469,9 +470,10 @@ class Lease(PoolProxiedConnection):
         """End the transaction, and leave a connection that rests, or none.
 
         A rollback without an answer has succeeded: the server undoes what a lost connection has not committed. A
-        commit without an answer raises :class:`CommitUnknown`.
+        commit without an answer raises :class:`CommitUnknown`, unless it is known that COMMIT was not carried out.
         """
         lost: Exception | None = None
+        unsent = self._edge.is_closed(pooled.dbapi_connection)
         try:
             self._shielded(lambda: self._finish_on_server(pooled.dbapi_connection, finish), finish)
         except BaseException as error:
@@ -488,6 +490,8 @@ class Lease(PoolProxiedConnection):
         if lost is None:
             return
         if finish == self._edge.commit:
+            if unsent or self._edge.denies(lost):
+                raise _compat.disconnected(lost, self._engine) from lost
             raise CommitUnknown(
                 "the connection was lost between COMMIT and its answer, so the work may or may not be stored; "
                 "look whether it is before doing it again"
@@ -791,23 +795,30 @@ class SessionEngine(_compat.OptionEngine):
         self.never_begins = never_begins
         self.cleanup_timeout = cleanup_timeout
         self.is_async = engine.dialect.is_async
-        self._knows_server = False
+        self.knows_server = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def connect(self) -> Connection:
-        lease = Lease(self)
-        if not self._knows_server:
-            self._learn_server(lease)
-        return SessionConnection(self, lease)
+        return SessionConnection(self, Lease(self))
 
-    def _learn_server(self, lease: Lease) -> None:
-        # The first connection tells the dialect what the server can do, and the session compiles its statement by that
-        # before it is sent: MariaDB under a mysql:// URL has RETURNING (tests/fastapi/test_every_backend.py).
+    def meet_server(self, lease: Lease) -> None:
+        """Connect once, so that the dialect learns what the server can do before a session compiles by it.
+
+        MariaDB under a ``mysql://`` URL has RETURNING (tests/fastapi/test_every_backend.py).
+        """
+        if self.is_async and not in_greenlet():
+            return
         try:
-            lease.checkout()
+            lease.enter()  # the session is in use meanwhile (tests/cases/test_concurrent_use.py)
+            try:
+                lease.checkout()
+            finally:
+                lease.leave()
         except self.dialect.loaded_dbapi.Error as error:
             Connection._handle_dbapi_exception_noconnection(error, self.dialect, self)
-        self._knows_server = True
+        finally:
+            lease.close()
+        self.knows_server = True
 
     def raw_connection(self) -> PoolProxiedConnection:
         return Lease(self)

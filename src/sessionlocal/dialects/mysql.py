@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 SERVER_STATUS_IN_TRANS = 0x0001
 SERVER_STATUS_AUTOCOMMIT = 0x0002
+SERVER_SHUTDOWN = 1053  # errno
+CONNECTION_KILLED = 1927  # errno, MariaDB
 
 
 class MySQLEdge:
@@ -28,6 +30,13 @@ class MySQLEdge:
 
     def in_transaction(self, connection: DBAPIConnection) -> bool:
         return bool(_status(connection) & SERVER_STATUS_IN_TRANS)
+
+    def is_closed(self, connection: DBAPIConnection) -> bool:
+        driver = driver_of(connection)
+        return bool(getattr(driver, "closed", False)) or not getattr(driver, "open", True)
+
+    def denies(self, error: Exception) -> bool:
+        return bool(error.args) and error.args[0] in (SERVER_SHUTDOWN, CONNECTION_KILLED)
 
     def is_resting(self, connection: DBAPIConnection) -> bool:
         return bool(_status(connection) & SERVER_STATUS_AUTOCOMMIT)

@@ -13,6 +13,7 @@ from sqlalchemy.util import await_only
 from .protocol import DBAPIConnection, Terms, driver_of
 
 AUTOCOMMIT = "autocommit"
+GOODBYES = frozenset({"57P01", "57P02", "57P03"})  # admin_shutdown, crash_shutdown, cannot_connect_now
 LEVELS = {
     "READ UNCOMMITTED": "read_uncommitted",
     "READ COMMITTED": "read_committed",
@@ -30,6 +31,12 @@ class AsyncpgEdge:
 
     def in_transaction(self, connection: DBAPIConnection) -> bool:
         return bool(connection.driver_connection.is_in_transaction())
+
+    def is_closed(self, connection: DBAPIConnection) -> bool:
+        return bool(connection.driver_connection.is_closed())
+
+    def denies(self, error: Exception) -> bool:
+        return says_goodbye(error)
 
     def is_resting(self, connection: DBAPIConnection) -> bool:
         return bool(connection.isolation_level == AUTOCOMMIT)
@@ -88,6 +95,12 @@ class PsycopgEdge:
     def in_transaction(self, connection: DBAPIConnection) -> bool:
         return bool(connection.info.transaction_status)  # libpq's PQTRANS_IDLE is 0
 
+    def is_closed(self, connection: DBAPIConnection) -> bool:
+        return bool(driver_of(connection).closed)
+
+    def denies(self, error: Exception) -> bool:
+        return says_goodbye(error)
+
     def is_resting(self, connection: DBAPIConnection) -> bool:
         return bool(connection.autocommit)
 
@@ -142,3 +155,13 @@ def connection_isolation(connection: DBAPIConnection) -> str | None:
     """Return the level that ``create_engine(isolation_level=...)`` put on a psycopg connection."""
     level = driver_of(connection).isolation_level
     return None if level is None else level.name.replace("_", " ")
+
+
+def says_goodbye(error: BaseException) -> bool:
+    """Tell whether the server announced that it ends the connection: it does so instead of an answer, not after one."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if getattr(cause, "sqlstate", None) in GOODBYES:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False

@@ -50,6 +50,14 @@ class Edge(Protocol):
         """Tell what the driver knows of the server's state: is a transaction open? No I/O."""
         ...
 
+    def is_closed(self, connection: DBAPIConnection) -> bool:
+        """Tell whether the driver knows that it has lost its server. No I/O."""
+        ...
+
+    def denies(self, error: Exception) -> bool:
+        """Tell whether a server that was lost said before that it would not do what was asked of it. No I/O."""
+        ...
+
     def is_resting(self, connection: DBAPIConnection) -> bool:
         """Tell whether the driver would run a statement in autocommit. No I/O."""
         ...

@@ -25,6 +25,12 @@ class SQLiteEdge:
     def in_transaction(self, connection: DBAPIConnection) -> bool:
         return bool(driver_of(connection).in_transaction)
 
+    def is_closed(self, connection: DBAPIConnection) -> bool:
+        return False
+
+    def denies(self, error: Exception) -> bool:
+        return False
+
     def is_resting(self, connection: DBAPIConnection) -> bool:
         return connection.isolation_level is None
 
