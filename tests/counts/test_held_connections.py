@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import MetaData, event, select
+from sqlalchemy import event, select
 from sqlalchemy.orm import selectinload
 
 from sessionlocal import Database
@@ -21,9 +21,11 @@ SYNC = pytest.mark.backends("postgresql-psycopg", "pymysql", "pysqlite")
 
 @pytest.fixture
 async def face(backend: Backend, rows: None) -> AsyncIterator[Face]:
-    """A Database that is reached directly: SQLite takes part."""
+    """A Database that is reached directly, with one open connection in its pool: SQLite takes part."""
     database = Database(backend.url)
-    yield Face(database, backend, None)
+    made = Face(database, backend, None)
+    await made.connect()  # the first session asks once more, to learn what the server can do
+    yield made
     await database.dispose()
 
 
@@ -148,8 +150,8 @@ async def test_a_unit_that_writes_is_one_checkout(face: Face) -> None:
     assert 1 == len(lent)
 
 
-async def test_nothing_is_opened_twice(face: Face, tables: Callable[[MetaData], None]) -> None:
-    """Units that follow each other share one connection of the pool."""
+async def test_nothing_is_opened_twice(face: Face) -> None:
+    """Units that follow each other share the one connection of the pool."""
     opened: list[object] = []
     event.listen(face.pool, "connect", lambda connection, record: opened.append(connection))
     for number in range(5):
@@ -157,4 +159,4 @@ async def test_nothing_is_opened_twice(face: Face, tables: Callable[[MetaData], 
             await db.get(Item, 1)
             db.add(Item(name=f"number {number}"))
 
-    assert 1 == len(opened)
+    assert [] == opened

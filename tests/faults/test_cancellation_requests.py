@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from sessionlocal import Database
-from tests.faults.ground import Ground, Parent, write
+from tests.faults.ground import Ground, Parent, end_stuck_goodbyes, write
 from tests.support.asgi import Asgi, Exchange
 
 pytestmark = [
@@ -118,6 +118,7 @@ async def test_random_cancellations(ground: Ground, client: Asgi) -> None:
             else:
                 answer = await cancelled_natively(client, method, path, rounds, times=2 if how == "twice" else 1)
             outcomes.append((method, path, answer))
+            await end_stuck_goodbyes()
 
     async with asyncio.TaskGroup() as group:
         for _ in range(TASKS):
