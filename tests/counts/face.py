@@ -18,7 +18,8 @@ from sessionlocal import Database
 from tests.support.backends import Backend
 from tests.support.proxy import Proxy, Trips
 
-# psycopg prepares a statement when it is executed for the sixth time, asyncpg at once: the eighth run is like any later.
+# psycopg prepares a statement when it is executed for the sixth time, asyncpg at once: the eighth run is like any later
+# one.
 WARM_UPS = 6
 
 Work = Callable[[], Awaitable[Any]]

@@ -74,7 +74,12 @@ def count_in_thread(ground: Ground) -> int:
 def lose_the_answer(proxy: Proxy) -> Callable[[], Awaitable[None]]:
     """Drop the answer to the next COMMIT; return what waits until the server has it, and cuts the connection then."""
     sent = threading.Event()
-    proxy.when("^COMMIT", lambda: (proxy.drop_replies(), sent.set()))
+
+    def drop() -> None:
+        proxy.drop_replies()
+        sent.set()
+
+    proxy.when("^COMMIT", drop)
 
     async def cut() -> None:
         assert await asyncio.to_thread(sent.wait, ANSWER_TIMEOUT)

@@ -92,7 +92,12 @@ async def test_exception_while_the_server_is_silent(ground: Ground, proxy: Proxy
 async def cancelled_when(proxy: Proxy, pattern: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
     """Run ``work`` until a statement is sent, which makes the server silent; then cancel it, and wait for its end."""
     sent = threading.Event()
-    proxy.when(pattern, lambda: (proxy.stall(), sent.set()))
+
+    def silence() -> None:
+        proxy.stall()
+        sent.set()
+
+    proxy.when(pattern, silence)
 
     async def run() -> None:
         await work()
