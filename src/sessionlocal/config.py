@@ -72,6 +72,7 @@ IDLE_IN_TRANSACTION_TIMEOUT = (
     60.0  # seconds. Frees the locks of a worker that hangs; no request idles so long on purpose.
 )
 CONNECT_TIMEOUT = 10.0  # seconds. TCP repeats a lost SYN after 1, 3 and 7 seconds; a host that is silent then is down.
+LATE_UNIT_TIMEOUT = 30.0  # seconds. What a response still writes once it has started, nobody waits for.
 CLEANUP_TIMEOUT = 5.0  # seconds. A rollback that takes longer has lost its server; the connection is closed instead.
 
 # Four workers of ten connections, twice while a new release starts beside the old one: 80 of PostgreSQL's default 100.
@@ -143,6 +144,7 @@ class Config:
         isolation_level: what was asked for, in SQLAlchemy's spelling; it is not among the engine options.
         pooler: ``"transaction"`` behind a pooler that may change the server connection after each transaction.
         cleanup_timeout: seconds that the rollback or close of a cancelled request may take.
+        late_unit_timeout: seconds that a unit may stay open which began after the response had started.
     """
 
     address: str
@@ -159,6 +161,7 @@ class Config:
     idle_in_transaction_timeout: float | None
     connect_timeout: float | None
     cleanup_timeout: float
+    late_unit_timeout: float
     application_name: str
 
     def target(self, *, sync: bool) -> Target:
@@ -274,6 +277,7 @@ class _Settings(BaseSettings):
     idle_in_transaction_timeout: Seconds | None = IDLE_IN_TRANSACTION_TIMEOUT
     connect_timeout: Seconds | None = CONNECT_TIMEOUT
     cleanup_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = CLEANUP_TIMEOUT
+    late_unit_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = LATE_UNIT_TIMEOUT
     application_name: str = "sessionlocal"
     isolation_level: str | None = None
     pool_size: Annotated[int, Field(ge=0)] = 0
@@ -458,7 +462,7 @@ def _absolute(url: URL) -> URL:
 # What this library interprets itself. The rest goes to create_engine or to the sessions.
 OWN_OPTIONS = frozenset(
     "application_name begin cleanup_timeout connect_args connect_timeout idle_in_transaction_timeout isolation_level "
-    "lock_timeout pooler session_class statement_timeout sync_connect_args sync_session_class".split()
+    "late_unit_timeout lock_timeout pooler session_class statement_timeout sync_connect_args sync_session_class".split()
 )
 # What create_engine takes besides the parameters of its dialect, pool and engine classes.
 ENGINE_OPTIONS = frozenset(
@@ -554,6 +558,7 @@ def _decide(parsed: URL, url: URL, source: str, settings: Mapping[str, Any], opt
         idle_in_transaction_timeout=wish.limits.idle_in_transaction,
         connect_timeout=wish.limits.connect,
         cleanup_timeout=own["cleanup_timeout"],
+        late_unit_timeout=own["late_unit_timeout"],
         application_name=wish.limits.application_name,
     )
 

@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from . import _compat
 from .connection import Lease, SessionConnection, SessionEngine, State
-from .errors import MixedSessions, ReadOnlySession, SessionClosed
+from .errors import MixedSessions, ReadOnlySession, SessionClosed, UnitExpired
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -41,8 +41,11 @@ class Unit:
     """What a session belongs to: a request, or a ``with`` block. Knows the other session that may write, and how to
     call both."""
 
-    def __init__(self, name: str | Callable[[], str]) -> None:
+    def __init__(
+        self, name: str | Callable[[], str], *, on_begin: Callable[[SessionRules], None] | None = None
+    ) -> None:
         self._name = name
+        self._on_begin = on_begin
         self.writers: list[weakref.ref[SessionRules]] = []
 
     @property
@@ -62,6 +65,8 @@ class Unit:
                 )
         if all(reference() is not session for reference in self.writers):
             self.writers.append(weakref.ref(session))
+        if self._on_begin is not None:
+            self._on_begin(session)
 
 
 class SessionRules(Session):
@@ -73,6 +78,10 @@ class SessionRules(Session):
     isolation: str | None = None
     unit: Unit | None = None
     opened_by: tuple[CodeType, int] | None = None
+    unit_number: int = 0
+    """How many transactions of this session have ended."""
+    expired_after: float | None = None
+    """Seconds after which the open unit was rolled back from outside; the next use says so."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         options.setdefault("close_resets_only", False)
@@ -135,6 +144,11 @@ class SessionRules(Session):
     def get_bind(self, *args: Any, **options: Any) -> Engine | Connection:
         """Return the bind that SQLAlchemy chooses; an engine of a Database is met through the face that leases
         connections."""
+        if self.expired_after is not None:
+            raise UnitExpired(
+                f"{self.unit_name}: this unit of work was open for {self.expired_after:g} s after the response had "
+                "started, and was rolled back; call rollback() to go on, and commit in smaller steps"
+            )
         bind = super().get_bind(*args, **options)
         face: SessionEngine | None = getattr(bind, FACE, None)
         if face is None:
@@ -216,6 +230,14 @@ class SessionRules(Session):
     def rollback(self) -> None:
         """Undo what is not committed, as SQLAlchemy does."""
         self._refuse_second_user()
+        self.expired_after = None
+        super().rollback()
+
+    def expire_unit(self, seconds: float) -> None:
+        """Roll back an open unit from outside, because it was open for ``seconds``; its next use raises
+        :class:`UnitExpired`."""
+        self._refuse_second_user()
+        self.expired_after = seconds
         super().rollback()
 
     def _refuse_second_user(self) -> None:
@@ -306,6 +328,8 @@ def _attach(session: SessionRules, transaction: SessionTransaction, connection: 
 
 @event.listens_for(SessionRules, "after_transaction_end", propagate=True, insert=True)
 def _forget(session: SessionRules, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        session.unit_number += 1
     if session._explicit is transaction:
         session._explicit = None
 

@@ -53,7 +53,7 @@ def before_events(scope: Scope, work: Callable[[], Awaitable[None]]) -> None:
             await work()
         return await enter(manager)
 
-    stack.enter_async_context = entering  # type: ignore[method-assign]
+    vars(stack)["enter_async_context"] = entering
 
 
 def wrap_outermost(app: Starlette, wrap: Callable[[ASGIApp], ASGIApp]) -> None:

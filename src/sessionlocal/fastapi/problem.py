@@ -4,6 +4,7 @@ the database."""
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from sqlalchemy.exc import DBAPIError, TimeoutError
 from starlette.applications import Starlette
@@ -21,8 +22,9 @@ MEDIA_TYPE = "application/problem+json"
 
 def add_handlers(app: Starlette) -> None:
     """Answer database errors, unless the application has a handler of its own for the error or for a base of it."""
+    handlers: dict[Any, Any] = app.exception_handlers
     for kind in (DBAPIError, TimeoutError, CommitUnknown):
-        app.exception_handlers.setdefault(kind, ProblemHandler(app))
+        handlers.setdefault(kind, ProblemHandler(app))
 
 
 class ProblemHandler:

@@ -15,13 +15,14 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 from sqlalchemy import exc
+from sqlalchemy.util import greenlet_spawn
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,8 +30,10 @@ from .. import database as core
 from .. import session
 from ..connection import finish_despite_cancel
 from ..errors import MixedSessions
-from ..session import Unit, rules_of
+from ..events import RolledBack
+from ..session import SessionRules, Unit, rules_of
 from . import _compat
+from .late import LateUnit
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -63,11 +66,14 @@ class ResponseDropped(Exception):
 class RequestSessions:
     """The sessions of one request and one Database: at most one async, one sync, and a read-only one."""
 
-    __slots__ = ("database", "holds_permit", "opened", "unit")
+    __slots__ = ("_late", "_loop", "_state", "database", "holds_permit", "opened", "unit")
 
     def __init__(self, database: Database, state: RequestState) -> None:
         self.database = database
-        self.unit = Unit(lambda: state.name)
+        self.unit = Unit(lambda: state.name, on_begin=self._limit)
+        self._state = state
+        self._loop = asyncio.get_running_loop()
+        self._late: list[LateUnit] = []
         self.opened: dict[str, AsyncSession | Session] = {}
         self.holds_permit = False
 
@@ -82,6 +88,19 @@ class RequestSessions:
         if face == "sync":
             return self.database.open_sync_session(self.unit)
         return self.database.open_session(self.unit, read_only=face == "read")
+
+    def _limit(self, rules: SessionRules) -> None:
+        """A transaction begins: once the response has started, its time is limited."""
+        if self._state.phase is Phase.ANSWERING:
+            limit = self.database.config.late_unit_timeout
+            self._late.append(LateUnit(rules, limit, self._loop, self._expire))
+
+    async def _expire(self, rules: SessionRules, seconds: float) -> None:
+        if rules.face == "sync":
+            await anyio.to_thread.run_sync(rules.expire_unit, seconds, limiter=self.database.end_limiter())
+        else:
+            await greenlet_spawn(rules.expire_unit, seconds)
+        self.database.facts.state(RolledBack(self.unit.name, self.database.name, "late"))
 
     @property
     def has_work(self) -> bool:
@@ -117,8 +136,8 @@ class RequestSessions:
         ]
         if len(waiting) > 1:
             raise MixedSessions(
-                f"{self.unit.name}: the {waiting[0]} and the {waiting[1]} session both have work to commit, which cannot "
-                "be done at once; use one of them, or commit the first"
+                f"{self.unit.name}: the {waiting[0]} and the {waiting[1]} session both have work to commit, which "
+                "cannot be done at once; use one of them, or commit the first"
             )
 
     async def _settle_sync(self, db: Any, *, commit: bool, reason: str) -> None:
@@ -139,8 +158,13 @@ class RequestSessions:
         """Close every session, whatever its state, also where closing one of them fails, which is raised."""
         async with AsyncExitStack() as stack:
             stack.callback(self.release_permit)
+            for late in self._late:
+                await late.stop()
             for face, db in self.opened.items():
-                stack.push_async_callback(self._close_sync if face == "sync" else self.database.close_session, db)
+                close: Callable[[Any], Awaitable[None]] = (
+                    self._close_sync if face == "sync" else self.database.close_session
+                )
+                stack.push_async_callback(close, db)
 
     async def _close_sync(self, db: Any) -> None:
         rules = rules_of(db)
