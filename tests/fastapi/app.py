@@ -1,3 +1,4 @@
+
 """The sample application: many small routes, each a way in which applications use a session.
 
 ``make_app(database)`` gives every test an application of its own.

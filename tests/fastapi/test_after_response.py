@@ -1,4 +1,4 @@
-"""After the response has started: a second unit of work that holds nothing, and that nobody is told about but the log."""
+"""After the response has started: a second unit of work that holds nothing, and of which only the log is told."""
 
 from __future__ import annotations
 
@@ -433,9 +433,7 @@ async def test_a_generator_endpoint_after_a_writing_dependency(
 
 
 @needs_generators
-async def test_a_sync_generator_endpoint_reads_and_writes(
-    database: Database, connect: Connect, names: Names
-) -> None:
+async def test_a_sync_generator_endpoint_reads_and_writes(database: Database, connect: Connect, names: Names) -> None:
     """A generator endpoint that is not async has the sync session."""
     from collections.abc import Iterable
 

@@ -107,7 +107,9 @@ async def test_a_client_that_leaves_while_it_sends_stores_nothing(
 ) -> None:
     """A client that is gone before its request was complete stores nothing; the next one is served."""
     with serve(slow, loop=loop) as server:
-        raw_request(server, "POST", "/body", json={"name": "half", "note": "x" * 50}, leave="while sending", reset=reset)
+        raw_request(
+            server, "POST", "/body", json={"name": "half", "note": "x" * 50}, leave="while sending", reset=reset
+        )
         reply = await asyncio.to_thread(raw_request, server, "POST", "/body", json={"name": "whole"})
         await observer.settled()
 
@@ -185,8 +187,8 @@ async def test_a_request_that_is_timed_out_stores_nothing(
     async with Asgi(slow) as client:
         request = asyncio.ensure_future(client.post(f"{way}?name=late"))
         await asyncio.to_thread(slow.state.inside.wait, 10)
-        slow.state.go_on.set() if way == "/slow/sync" else None
         exchange = await request
+        slow.state.go_on.set()  # a thread cannot be cancelled: it goes on with a session that has ended
         await observer.settled()
         assert 0 == in_use(database)
 
@@ -207,9 +209,7 @@ async def test_a_server_that_shuts_down_during_a_request_leaves_nothing(
     assert 0 == in_use(database)
 
 
-async def test_a_request_cancelled_at_any_await_leaves_nothing(
-    database: Database, observer: Observer
-) -> None:
+async def test_a_request_cancelled_at_any_await_leaves_nothing(database: Database, observer: Observer) -> None:
     """Whatever await of a request is cancelled, afterwards no connection is lent and no transaction is open."""
     from tests.support.awaits import cancel_at_each_await
 
@@ -222,7 +222,9 @@ async def test_a_request_cancelled_at_any_await_leaves_nothing(
 
         async def nothing_is_held(attempt: Any) -> None:
             await observer.settled()
-            assert 0 == in_use(database)
+            async with asyncio.timeout(5):
+                while in_use(database):  # noqa: ASYNC110 - an interrupted connection is discarded in a task of its own
+                    await asyncio.sleep(0.005)
 
         async def warm() -> None:
             await client.get("/items")

@@ -22,9 +22,7 @@ from .models import Item
 from .test_rollback import FAILURES
 
 # Not the main driver, on which every other module runs.
-pytestmark = pytest.mark.backends(
-    "sqlite-aiosqlite", "postgresql-psycopg-async", "mariadb-aiomysql", "mariadb-asyncmy"
-)
+pytestmark = pytest.mark.backends("sqlite-aiosqlite", "postgresql-psycopg-async", "mariadb-aiomysql", "mariadb-asyncmy")
 
 Names = Callable[[], list[str]]
 COUNT = select(func.count()).select_from(Item)

@@ -257,38 +257,46 @@ async def test_depends_of_a_call_is_refused_at_the_route(database: Database) -> 
 
 
 async def use_anext() -> None:
+    """Take the first value, as of a generator."""
     await anext(get_db())
 
 
 async def use_async_for() -> None:
+    """Iterate."""
     async for _ in get_db():
         """Never reached."""
 
 
 async def use_async_with() -> None:
+    """Enter."""
     async with get_db():
         """Never reached."""
 
 
 async def use_await() -> None:
+    """Await."""
     await get_db()
 
 
 async def use_next() -> None:
+    """Take the first value, as of a sync generator."""
     next(get_db())
 
 
 async def use_for() -> None:
+    """Iterate, sync."""
     for _ in get_sync_db():
         """Never reached."""
 
 
 async def use_with() -> None:
+    """Enter, sync."""
     with get_sync_db():
         """Never reached."""
 
 
 async def use_as_session() -> None:
+    """Use what it returned as a session."""
     db = get_db()
     await db.execute(select(Item))
 

@@ -32,6 +32,7 @@ needs_function_stack = pytest.mark.skipif(
 
 @pytest.fixture
 def log() -> list[str]:
+    """What a lifespan did."""
     return []
 
 
@@ -122,9 +123,7 @@ async def test_the_lifespan_alone_commits_before_the_response(bare: FastAPI, nam
     """With ``lifespan=database.lifespan`` alone, the commit comes before the response and an exception rolls back."""
     seen: list[list[str]] = []
     async with Asgi(bare) as client:
-        stored = await client.post(
-            "/items?name=x", hooks={"http.response.start": lambda message: seen.append(names())}
-        )
+        stored = await client.post("/items?name=x", hooks={"http.response.start": lambda message: seen.append(names())})
         raised = await client.post("/raise?name=y")
         failed = await client.post("/items?name=x")
 

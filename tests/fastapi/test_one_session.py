@@ -36,14 +36,17 @@ Middleware = Callable[[Request], Awaitable[Response]]
 
 
 async def inner(db: SessionDep) -> AsyncSession:
+    """A dependency that has the session."""
     return db
 
 
 def inner_sync(db: SyncSessionDep) -> Session:
+    """A dependency that has the sync session."""
     return db
 
 
 async def outer(db: SessionDep, from_inner: Annotated[AsyncSession, Depends(inner)]) -> list[AsyncSession]:
+    """A dependency that has the session twice."""
     return [db, from_inner]
 
 
@@ -222,9 +225,7 @@ async def test_the_same_database_under_two_names_gives_one_session(database: Dat
     database.install(app)
 
     @app.get("/")
-    async def endpoint(
-        a: Annotated[AsyncSession, Depends(get_db)], b: AsyncSession = Depends(database.get_db)
-    ) -> bool:
+    async def endpoint(a: Annotated[AsyncSession, Depends(get_db)], b: AsyncSession = Depends(database.get_db)) -> bool:
         return a is b
 
     async with Asgi(app) as client:
@@ -266,9 +267,7 @@ async def test_an_unused_session_checks_nothing_out(app: FastAPI, database: Data
 
 
 @pytest.mark.parametrize("first", ["async", "sync"])
-async def test_two_writing_sessions_are_refused(
-    database: Database, names: Callable[[], list[str]], first: str
-) -> None:
+async def test_two_writing_sessions_are_refused(database: Database, names: Callable[[], list[str]], first: str) -> None:
     """Where the async and the sync session both write, the second write raises ``MixedSessions`` before it is sent,
     and the request stores nothing."""
     app = FastAPI()

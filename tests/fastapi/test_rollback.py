@@ -38,9 +38,7 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("path", "status"), FAILURES)
-async def test_nothing_is_stored_by_a_request_that_failed(
-    client: Client, names: Names, path: str, status: int
-) -> None:
+async def test_nothing_is_stored_by_a_request_that_failed(client: Client, names: Names, path: str, status: int) -> None:
     """An HTTPException, a plain exception, one that a handler turns into a 200, a returned error status, a response
     that breaks its model, a later dependency that refuses: in each case the written row is rolled back."""
     answer = await client.post(path)

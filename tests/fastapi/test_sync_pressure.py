@@ -35,6 +35,7 @@ class Counted(BaseModel):
 
 
 def count_items(db: SyncSessionDep) -> int:
+    """A dependency that queries, in a thread."""
     return db.scalar(select(func.count()).select_from(Item)) or 0
 
 
@@ -58,9 +59,7 @@ def busy(database: Database) -> FastAPI:
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-async def test_a_hundred_sync_requests_at_once_all_succeed(
-    busy: FastAPI, observer: Observer, loop: Any
-) -> None:
+async def test_a_hundred_sync_requests_at_once_all_succeed(busy: FastAPI, observer: Observer, loop: Any) -> None:
     """100 clients at once, a pool of 5, FastAPI's 40 threads, a response model and a querying ``def`` sub-dependency:
     no request fails, reading or writing."""
     with serve(busy, loop=loop) as server, ThreadPoolExecutor(CLIENTS) as clients:

@@ -23,7 +23,9 @@ pytestmark = pytest.mark.backends("postgresql-asyncpg")
 
 Names = Callable[[], list[str]]
 Said = Callable[[int], list[str]]
-WARNING = "WEBSOCKET /ws: uncommitted work was rolled back; a WebSocket commits nothing by itself: commit once per message"
+WARNING = (
+    "WEBSOCKET /ws: uncommitted work was rolled back; a WebSocket commits nothing by itself: commit once per message"
+)
 
 
 @pytest.fixture
@@ -171,9 +173,7 @@ async def test_a_sync_session_in_a_websocket(chat: FastAPI, names: Names) -> Non
 
 
 @pytest.mark.options(pool_size=2)
-async def test_sockets_do_not_take_the_permits_of_sync_requests(
-    chat: FastAPI
-) -> None:
+async def test_sockets_do_not_take_the_permits_of_sync_requests(chat: FastAPI) -> None:
     """Sockets that stay open do not keep sync requests waiting, however many there are."""
     from contextlib import AsyncExitStack
 

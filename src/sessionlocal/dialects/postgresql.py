@@ -81,7 +81,7 @@ class AsyncpgEdge:
     def _finish(self, connection: DBAPIConnection, word: str) -> None:
         # A transaction that the user began with text("BEGIN") is unknown to the adapter; only the driver sees it.
         if self.in_transaction(connection):
-            connection.execute(word)
+            await_only(connection.driver_connection.execute(word))
 
 
 class PsycopgEdge:
