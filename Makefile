@@ -36,7 +36,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 .PHONY: test
 test: $(STAMP) ## the whole suite, on every database that is reachable; says what was skipped and why
-	$(if $(strip $(PYTEST_ARGS)),,SESSIONLOCAL_WHOLE_SUITE=1) $(BIN)/python -m pytest -rs $(PYTEST_ARGS)
+	$(if $(strip $(PYTEST_ARGS)),,SESSIONLOCAL_WHOLE_SUITE=1) $(BIN)/python -m pytest -rs \
+		$(if $(strip $(PYTEST_ARGS)),$(PYTEST_ARGS),-q --numprocesses auto --dist worksteal)
 
 .PHONY: demo
 demo: $(STAMP) ## serve the items API on http://127.0.0.1:8000/docs (HOST=, PORT=, DATABASE_URL=)
