@@ -1,281 +1,316 @@
 """Is this statement certainly a plain read? Decided from the final SQL text, whatever built it.
 
-A clean session runs plain reads in autocommit, so a wrong yes could lose an isolation promise or, worse, a write; a wrong no costs one
-BEGIN. Hence the rule: one statement that starts like a read, no word that writes or locks, and no function that is not known to be
-free of effects. What hides behind a view or an operator cannot be seen here; ``begin()`` covers it.
+A clean session runs plain reads in autocommit, so a wrong yes could lose an isolation promise or, worse, a write; a
+wrong no costs one BEGIN. Hence the rule: one statement that starts like a read, whose tokens are beyond doubt, with no
+word that writes, locks or speaks of the connection, and no function that is not known to be free of effects. What hides
+behind a view, an operator, a cast or a computed column cannot be seen here; ``begin()`` covers it.
+
+Promises: nothing here raises, whatever the text; comments and white space do not matter; the work grows with the length
+of the text and is done once for a text that comes again.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
+
+from .tokens import Statement, first_word, read
+from .words import FUNCTIONS, INFIX, OPENING, RESERVED, SYNTAX_AFTER
+
+Verdict = Callable[[str, str], bool]
 
 CACHE_SIZE = 4096  # statements. An application has hundreds; IN lists of many lengths make more.
+LONG = 4096  # characters. Longer texts are few, or are batches that never come again, and would fill the memory.
+LONG_CACHE_SIZE = 64  # statements
 
-TOKEN = re.compile(
-    r"""
-      (?P<space>\s+)
-    | (?P<comment>--[^\n]*|/\*(?![!M])(?:[^*]|\*(?!/))*\*/)
-    | (?P<string>'(?:[^'\\]|'')*')
-    | (?P<quoted>"(?:[^"\\]|"")*"|`(?:[^`\\]|``)*`|\[[A-Za-z_][^\]'"]*\])
-    | (?P<number>\d[\w.]*)
-    | (?P<parameter>%\([^)]*\)s|%s|%%|\$\d+|:[A-Za-z_]\w*|\?)
-    | (?P<word>[^\W\d][\w$]*)
-    | (?P<cast>::)
-    | (?P<punctuation>[(),.;])
-    | (?P<operator>[-+*/<>=~!@\#%^&|?:{}\[\]]+?)
-    """,
-    re.VERBOSE,
-)
-
-STARTS = frozenset({"SELECT", "VALUES", "WITH", "TABLE", "SHOW", "EXPLAIN", "DESCRIBE", "DESC", "PRAGMA"})
-WRITES = frozenset(
-    "INSERT UPDATE DELETE MERGE REPLACE TRUNCATE CREATE ALTER DROP GRANT REVOKE COPY LOAD CALL REINDEX VACUUM RENAME COMMENT CLUSTER REFRESH".split()
-)
-FORBIDDEN = frozenset("INSERT UPDATE DELETE MERGE TRUNCATE INTO OUTFILE DUMPFILE PROCEDURE ANALYZE ANALYSE".split())
-READING_PRAGMAS = frozenset(
-    "table_info table_xinfo table_list index_list index_info index_xinfo foreign_key_list database_list collation_list function_list "
-    "compile_options foreign_keys journal_mode synchronous user_version schema_version encoding page_count page_size freelist_count "
-    "busy_timeout query_only application_id".split()
-)
-PRAGMAS_WITH_ARGUMENT = frozenset("table_info table_xinfo index_list index_info index_xinfo foreign_key_list table_list".split())
-
-# Words that may stand before a parenthesis without being a function: syntax, and types with a length.
-SYNTAX = frozenset(
-    """
-    select from where in exists not and or on using as over filter within group partition by order values any some all between like ilike
-    case when then else end having limit offset fetch first next union intersect except with recursive materialized lateral join inner left
-    right full outer cross natural distinct is null set rows range groups window when interval array row similar escape collate only
-    tablesample bernoulli system return of between exclude unbounded preceding following index key force ignore use against mode for
-    varchar char character nchar nvarchar varying numeric decimal dec float double precision real integer int bigint smallint tinyint
-    mediumint bit varbit timestamp timestamptz time timetz date datetime year text binary varbinary bpchar signed unsigned vector
-    halfvec geometry geography generated cube rollup sets grouping asc desc top true false unknown at zone operator div mod xor rlike regexp
-    sounds member overlaps isnull notnull glob match cast try_cast escape explain show
-    """.split()
-)
-
-COMMON = frozenset(
-    """
-    abs acos asin atan atan2 avg bit_and bit_or bit_xor ceil ceiling char_length character_length coalesce concat concat_ws cos cot count
-    cume_dist current_date current_time current_timestamp degrees dense_rank exp first_value floor greatest lag last_value lead least left
-    length ln localtime localtimestamp log log10 log2 lower lpad ltrim max min mod now nth_value ntile nullif octet_length percent_rank pi
-    position power pow radians rand random rank repeat replace reverse right round row_number rpad rtrim sign sin sqrt stddev stddev_pop
-    stddev_samp substr substring sum tan trim upper var_pop var_samp variance ascii md5 trunc truncate extract overlay initcap
-    """.split()
-)
-
-POSTGRESQL = frozenset(
-    """
-    abbrev acosd acosh age array_agg array_append array_cat array_dims array_fill array_length array_lower array_ndims array_position
-    array_positions array_prepend array_remove array_replace array_sample array_shuffle array_to_json array_to_string array_to_tsvector
-    array_upper asind asinh atand atanh bit_count bit_length bool_and bool_or broadcast btrim bound_box box cardinality cbrt center chr
-    circle clock_timestamp col_description convert convert_from convert_to corr cosd cosh covar_pop covar_samp current_catalog
-    current_database current_role current_schema current_schemas current_user date_bin date_part date_trunc decode diagonal diameter div
-    encode every factorial family format format_type gcd gen_random_uuid generate_series generate_subscripts get_bit get_byte
-    get_current_ts_config has_any_column_privilege has_column_privilege has_database_privilege has_schema_privilege has_table_privilege
-    height host hostmask inet_merge inet_same_family isclosed isempty isfinite isopen json_agg json_array json_array_elements
-    json_array_elements_text json_array_length json_build_array json_build_object json_each json_each_text json_exists json_extract_path
-    json_extract_path_text json_object json_object_agg json_object_keys json_populate_record json_populate_recordset json_query json_scalar
-    json_serialize json_strip_nulls json_table json_to_record json_to_recordset json_typeof json_value jsonb_agg jsonb_array_elements
-    jsonb_array_elements_text jsonb_array_length jsonb_build_array jsonb_build_object jsonb_each jsonb_each_text jsonb_exists
-    jsonb_extract_path jsonb_extract_path_text jsonb_insert jsonb_object jsonb_object_agg jsonb_object_keys jsonb_path_exists
-    jsonb_path_match jsonb_path_query jsonb_path_query_array jsonb_path_query_first jsonb_populate_record jsonb_pretty jsonb_set
-    jsonb_set_lax jsonb_strip_nulls jsonb_to_record jsonb_to_recordset jsonb_to_tsvector jsonb_typeof justify_days justify_hours
-    justify_interval lcm line lower_inc lower_inf lseg make_date make_interval make_time make_timestamp make_timestamptz masklen mode
-    multirange netmask network normalize npoints num_nonnulls num_nulls numnode obj_description parse_ident path percentile_cont
-    percentile_disc pg_column_size pg_database_size pg_encoding_to_char pg_get_constraintdef pg_get_expr pg_get_function_arguments
-    pg_get_functiondef pg_get_indexdef pg_get_keywords pg_get_partkeydef pg_get_ruledef pg_get_serial_sequence pg_get_triggerdef
-    pg_get_userbyid pg_get_viewdef pg_has_role pg_indexes_size pg_is_in_recovery pg_my_temp_schema pg_opclass_is_visible
-    pg_postmaster_start_time pg_relation_size pg_size_pretty pg_sleep pg_table_is_visible pg_table_size pg_tablespace_location
-    pg_total_relation_size pg_type_is_visible pg_typeof phraseto_tsquery plainto_tsquery point polygon popen quote_ident quote_literal
-    quote_nullable radius range_agg range_intersect_agg range_merge regexp_count regexp_instr regexp_like regexp_match regexp_matches
-    regexp_replace regexp_split_to_array regexp_split_to_table regexp_substr regr_avgx regr_avgy regr_count regr_intercept regr_r2
-    regr_slope row_to_json scale session_user set_bit set_byte set_masklen setweight sha224 sha256 sha384 sha512 shobj_description
-    similarity sind sinh slope split_part starts_with statement_timestamp string_agg string_to_array string_to_table strip
-    strict_word_similarity strpos tand tanh timeofday timezone to_ascii to_char to_date to_hex to_json to_jsonb to_number to_regclass
-    to_regtype to_timestamp to_tsquery to_tsvector transaction_timestamp translate trim_array trim_scale ts_delete ts_filter ts_headline
-    ts_lexize ts_rank ts_rank_cd ts_rewrite tsquery_phrase tsvector_agg tsvector_to_array unaccent unistr unnest upper_inc upper_inf
-    uuid_generate_v4 uuid_extract_timestamp uuid_extract_version uuidv4 uuidv7 version websearch_to_tsquery width width_bucket
-    word_similarity xmlagg xmlconcat xmlelement xmlforest xmlroot any_value int4range int8range numrange tsrange tstzrange daterange
-    """.split()
-)
-
-MYSQL = frozenset(
-    """
-    adddate addtime aes_decrypt aes_encrypt any_value bin bin_to_uuid bit_count bit_length char coercibility collation compress connection_id
-    conv convert convert_tz crc32 curdate current_user curtime database date date_add date_format date_sub datediff day dayname dayofmonth
-    dayofweek dayofyear elt export_set field find_in_set format format_bytes from_base64 from_days from_unixtime get_format group_concat hex
-    hour if ifnull inet6_aton inet6_ntoa inet_aton inet_ntoa instr interval is_ipv4 is_ipv6 is_uuid isnull json_array json_array_append
-    json_array_insert json_arrayagg json_compact json_contains json_contains_path json_depth json_detailed json_equals json_exists
-    json_extract json_insert json_keys json_length json_loose json_merge_patch json_merge_preserve json_normalize json_object
-    json_objectagg json_overlaps json_pretty json_query json_quote json_remove json_replace json_schema_valid json_search json_set
-    json_storage_size json_table json_type json_unquote json_valid json_value last_day lcase locate make_set makedate maketime microsecond
-    mid minute month monthname oct ord period_add period_diff quarter quote regexp_instr regexp_like regexp_replace regexp_substr
-    sec_to_time second session_user sha sha1 sha2 sleep soundex space st_area st_asgeojson st_astext st_contains st_distance
-    st_distance_sphere st_geomfromtext st_intersects st_within st_x st_y std strcmp str_to_date subdate substring_index subtime sysdate
-    system_user time time_format time_to_sec timediff timestamp timestampadd timestampdiff to_base64 to_char to_days to_seconds ucase
-    uncompress unhex unix_timestamp user utc_date utc_time utc_timestamp uuid uuid_short uuid_to_bin value version week weekday weekofyear
-    weight_string year yearweek median percentile_cont percentile_disc natural_sort_key
-    """.split()
-)
-
-SQLITE = frozenset(
-    """
-    bm25 char date datetime format glob group_concat hex highlight ifnull iif if instr json json_array json_array_length json_each
-    json_error_position json_extract json_group_array json_group_object json_insert json_object json_patch json_pretty json_quote
-    json_remove json_replace json_set json_tree json_type json_valid jsonb jsonb_array jsonb_extract jsonb_group_array jsonb_group_object
-    jsonb_object jsonb_set julianday like likelihood likely match printf quote randomblob sha1 sha3 snippet soundex sqlite_version
-    string_agg strftime string time timediff total typeof unhex unicode unixepoch unlikely zeroblob sinh cosh tanh asinh acosh atanh median
-    pragma_table_info pragma_table_xinfo pragma_index_list pragma_index_info pragma_foreign_key_list pragma_table_list generate_series
-    octet_length acos regexp
-    """.split()
-)
-
-FUNCTIONS = {
-    "postgresql": SYNTAX | COMMON | POSTGRESQL,
-    "mysql": SYNTAX | COMMON | MYSQL,
-    "mariadb": SYNTAX | COMMON | MYSQL,
-    "sqlite": SYNTAX | COMMON | SQLITE,
+MYSQL = ("mysql", "mariadb")
+DOUBTFUL = frozenset({"word", "quoted", "operator"})  # kinds of token
+QUERIES = frozenset({"SELECT", "VALUES", "WITH", "TABLE"})
+STARTS = {
+    "postgresql": QUERIES | {"EXPLAIN", "SHOW"},
+    "mysql": QUERIES | {"EXPLAIN", "DESCRIBE", "DESC", "SHOW"},
+    "mariadb": QUERIES | {"EXPLAIN", "DESCRIBE", "DESC", "SHOW"},
+    "sqlite": QUERIES | {"EXPLAIN", "PRAGMA"},
 }
 
+NO_WORDS: frozenset[str] = frozenset()
+CHANGES = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE"})
+WRITES = {
+    "postgresql": CHANGES | frozenset("CREATE ALTER DROP TRUNCATE GRANT REVOKE COMMENT REFRESH REASSIGN".split()),
+    "mysql": CHANGES | frozenset("CREATE ALTER DROP TRUNCATE GRANT REVOKE REPLACE RENAME".split()),
+    "sqlite": CHANGES | frozenset("CREATE ALTER DROP REPLACE REINDEX".split()),
+    "generic": CHANGES | frozenset("CREATE ALTER DROP TRUNCATE GRANT REVOKE".split()),
+}
+WRITES["mariadb"] = WRITES["mysql"]
 
-@lru_cache(CACHE_SIZE)
+FORBIDDEN = CHANGES | frozenset("INTO PROCEDURE ANALYZE ANALYSE SQL_CALC_FOUND_ROWS".split())
+# Sequences without a call, and relations that show the settings of the one connection that reads them.
+OF_THE_CONNECTION = frozenset(
+    """
+    NEXTVAL CURRVAL LASTVAL PG_SETTINGS PG_CURSORS PG_PREPARED_STATEMENTS SESSION_VARIABLES SESSION_STATUS
+    SESSION_CONNECT_ATTRS SESSION_ACCOUNT_CONNECT_ATTRS USER_VARIABLES
+    """.split()
+)
+
+EXPLAIN_OPTIONS = frozenset(
+    """
+    EXPLAIN DESCRIBE DESC QUERY PLAN VERBOSE COSTS SETTINGS GENERIC_PLAN SUMMARY FORMAT TEXT XML JSON YAML TREE
+    TRADITIONAL EXTENDED PARTITIONS TRUE FALSE ON OFF ( ) , =
+    """.split()
+)
+# Of PostgreSQL's SHOW, what is true on every connection.
+SHOWN_BY_POSTGRESQL = frozenset({"SERVER_VERSION", "SERVER_VERSION_NUM", "SERVER_ENCODING", "MAX_CONNECTIONS"})
+# Of MySQL's SHOW, all but the variables, counters, warnings and roles of the connection.
+SHOWN_BY_MYSQL = frozenset(
+    """
+    CHARACTER COLLATION COLUMNS CREATE DATABASES ENGINE ENGINES EVENTS EXTENDED FIELDS FULL FUNCTION GLOBAL INDEX
+    INDEXES KEYS PACKAGE PLUGINS PRIVILEGES PROCESSLIST SCHEMAS TABLE TABLES TRIGGERS
+    """.split()
+)
+PRAGMAS = frozenset(
+    """
+    APPLICATION_ID BUSY_TIMEOUT COLLATION_LIST COMPILE_OPTIONS DATABASE_LIST ENCODING FOREIGN_KEYS FREELIST_COUNT
+    FUNCTION_LIST JOURNAL_MODE PAGE_COUNT PAGE_SIZE SCHEMA_VERSION SYNCHRONOUS TABLE_LIST USER_VERSION
+    """.split()
+)
+PRAGMAS_WITH_ARGUMENT = frozenset(
+    "FOREIGN_KEY_LIST INDEX_INFO INDEX_LIST INDEX_XINFO TABLE_INFO TABLE_LIST TABLE_XINFO".split()
+)
+
+
+def _remembered(judge: Verdict) -> Verdict:
+    """Judge a text once. Many short texts are kept, and a few long ones."""
+    short, long = lru_cache(CACHE_SIZE)(judge), lru_cache(LONG_CACHE_SIZE)(judge)
+
+    @wraps(judge)
+    def remember(sql: str, dialect: str) -> bool:
+        return short(sql, dialect) if len(sql) <= LONG else long(sql, dialect)
+
+    return remember
+
+
+@_remembered
 def is_plain_read(sql: str, dialect: str) -> bool:
-    """Return True only if running ``sql`` in autocommit, on any connection, means the same as running it in a transaction."""
-    known = FUNCTIONS.get(dialect)
-    tokens = None if known is None else _tokens(sql)
-    if known is None or tokens is None:
+    """Return True only if ``sql`` means the same in autocommit, on any connection, as it does in a transaction."""
+    start = first_word(sql, dialect) if dialect in STARTS else ""
+    statement = read(sql, dialect) if start in STARTS.get(dialect, ()) else None
+    if statement is None:
         return False
-    while tokens and tokens[-1] == ("punctuation", ";"):
-        tokens.pop()
-    start = _first_word(tokens)
-    if start not in STARTS:
-        return False
-    if start == "PRAGMA":
-        return dialect == "sqlite" and _reads_pragma(tokens)
-    if start in ("SHOW", "DESCRIBE", "DESC"):
-        return dialect != "sqlite" and not any(text in (";", "INTO") for _, text in tokens)
-    return not _locks(tokens) and all(_harmless(tokens, place, known, dialect) for place in range(len(tokens)))
+    match start:
+        case "PRAGMA":
+            return _reads_pragma(statement)
+        case "SHOW":
+            return _shows(statement, dialect)
+        case "EXPLAIN" | "DESCRIBE" | "DESC":
+            return _explains(statement, dialect)
+        case _:
+            return _harmless(statement, dialect)
 
 
-@lru_cache(CACHE_SIZE)
+@_remembered
 def is_write(sql: str, dialect: str) -> bool:
     """Return True if ``sql`` certainly changes data or schema: by its first word, or in a common table expression."""
-    tokens = _tokens(sql)
-    if not tokens:
+    if dialect not in WRITES:
         return False
-    start = _first_word(tokens)
-    if start in WRITES:
-        return True
-    return start == "WITH" and any(kind == "word" and text in ("INSERT", "UPDATE", "DELETE", "MERGE") for kind, text in tokens) and not (
-        _locks(tokens)
-    )
+    family = "postgresql" if dialect == "generic" else dialect
+    start = first_word(sql, family)
+    if start != "WITH":
+        return start in WRITES[dialect]
+    statement = read(sql, family)
+    return statement is not None and _changes_with(statement, WRITES[dialect])
 
 
-@lru_cache(CACHE_SIZE)
+@_remembered
 def is_locking_read(sql: str, dialect: str) -> bool:
-    """Return True for SELECT ... FOR UPDATE and its relatives."""
-    tokens = _tokens(sql)
-    return bool(tokens) and _first_word(tokens) in ("SELECT", "WITH") and _locks(tokens)
+    """Return True for SELECT ... FOR UPDATE and its relatives, at any depth."""
+    if dialect not in STARTS or first_word(sql, dialect) not in QUERIES:
+        return False
+    statement = read(sql, dialect)
+    return statement is not None and _locks(statement)
 
 
-def _tokens(sql: str) -> list[tuple[str, str]] | None:
-    """Return the tokens that matter, words in upper case; None where the text holds something this scanner does not know."""
-    found: list[tuple[str, str]] = []
-    end = 0
-    for match in TOKEN.finditer(sql):
-        if match.start() != end:
-            return None
-        end = match.end()
-        kind = match.lastgroup or ""
-        if kind not in ("space", "comment"):
-            found.append((kind, match.group().upper() if kind == "word" else match.group()))
-    return found if end == len(sql) else None
+# -- Queries -----------------------------------------------------------------------------------------------------------
 
 
-def _first_word(tokens: list[tuple[str, str]]) -> str:
-    for kind, text in tokens:
-        if kind == "word":
-            return text
-        if text != "(":
-            return ""
-    return ""
-
-
-def _locks(tokens: list[tuple[str, str]]) -> bool:
-    words = _pairs(tokens)
-    return any(
-        (first == "FOR" and second in ("UPDATE", "SHARE", "NO", "KEY")) or (first == "LOCK" and second == "IN") for first, second in words
+def _harmless(statement: Statement, dialect: str, *, since: int = 0) -> bool:
+    """Whether nothing from a place on writes, locks, or calls what is not known."""
+    return not _locks(statement) and all(
+        _harmless_at(statement, place, dialect)
+        for place, (kind, text) in enumerate(statement.tokens)
+        if (kind in DOUBTFUL or text in ("(", ";")) and place >= since
     )
 
 
-def _pairs(tokens: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    return zip((text for _, text in tokens), (text for _, text in tokens[1:]), strict=False)
+def _harmless_at(statement: Statement, place: int, dialect: str) -> bool:
+    match statement[place]:
+        case ("word" | "quoted", _):
+            return not _forbidden(statement, place, dialect)
+        case (_, "("):
+            return _may_open(statement, place, dialect)
+        case (_, ";"):
+            return False  # a second statement
+        case (_, "@"):
+            return dialect not in MYSQL  # a variable, which belongs to one connection
+        case (_, ":"):
+            return statement[place + 1] != ("operator", "=")
+        case _:
+            return True
 
 
-def _harmless(tokens: list[tuple[str, str]], place: int, known: frozenset[str], dialect: str) -> bool:
-    kind, text = tokens[place]
-    if text == ";" or (kind == "operator" and text == "@" and dialect in ("mysql", "mariadb")):
-        return False  # a second statement, or a user variable, which belongs to one connection
-    if kind == "operator" and text == ":":
-        return tokens[place + 1 : place + 2] != [("operator", "=")]
-    if kind not in ("word", "quoted"):
+def _may_open(statement: Statement, place: int, dialect: str) -> bool:
+    """Whether a parenthesis opens something other than the arguments of a function that is not known."""
+    match statement[place - 1][0]:
+        case "word":
+            return _is_known(statement, place - 1, dialect) or _is_syntax(statement, place - 1, dialect)
+        case "quoted":
+            return _is_syntax(statement, place - 1, dialect)
+        case kind:
+            return kind in ("punctuation", "operator", "")  # strings and numbers can be names on MySQL: ``app.5()``
+
+
+def _locks(statement: Statement) -> bool:
+    return any(
+        (text == "FOR" and statement.word(place + 1) in ("UPDATE", "SHARE", "NO", "KEY"))
+        or (text == "LOCK" and statement.word(place + 1) == "IN")
+        for place, text in statement.words()
+    )
+
+
+def _forbidden(statement: Statement, place: int, dialect: str) -> bool:
+    kind, text = statement[place]
+    if dialect == "postgresql" and _is_member(statement, place) and statement[place - 2][0] not in ("word", "quoted"):
+        return True  # ``(1).name`` is a way to write ``name(1)``
+    if kind == "quoted":
+        return text[1:-1].upper() in OF_THE_CONNECTION
+    if text in OF_THE_CONNECTION or (text in ("NEXT", "PREVIOUS") and statement.word(place + 1) == "VALUE"):
         return True
-    if kind == "word" and text in FORBIDDEN and not _is_column(tokens, place):
+    if dialect == "sqlite" and text.startswith("PRAGMA_") and text not in FUNCTIONS[dialect]:
+        return True  # a table that runs the pragma, also without an argument: PRAGMA_OPTIMIZE
+    if text == "REPLACE" and statement.mark(place + 1) != "(":
+        return not _is_column(statement, place)
+    return text in FORBIDDEN and not _is_column(statement, place)
+
+
+def _is_column(statement: Statement, place: int) -> bool:
+    """``t.delete`` or ``AS delete``."""
+    return _is_member(statement, place) or statement.word(place - 1) == "AS"
+
+
+def _is_member(statement: Statement, place: int) -> bool:
+    return statement.mark(place - 1) == "."
+
+
+def _is_known(statement: Statement, place: int, dialect: str) -> bool:
+    """A function that is free of effects. One in a schema is somebody's own, except in PostgreSQL's own schema."""
+    if _is_member(statement, place) and (dialect != "postgresql" or statement.word(place - 2) != "PG_CATALOG"):
         return False
-    if tokens[place + 1 : place + 2] != [("punctuation", "(")]:
-        return not (kind == "word" and text in ("NEXTVAL", "NEXT") and _is_sequence(tokens, place))
-    return _may_precede_parenthesis(tokens, place, known)
+    return statement.word(place) in FUNCTIONS[dialect]
 
 
-def _is_column(tokens: list[tuple[str, str]], place: int) -> bool:
-    return place > 0 and tokens[place - 1] == ("punctuation", ".")
-
-
-def _is_sequence(tokens: list[tuple[str, str]], place: int) -> bool:
-    """NEXT VALUE FOR sequence (MariaDB), sequence.nextval."""
-    following = [text for _, text in tokens[place + 1 : place + 2]]
-    return following == ["VALUE"] or _is_column(tokens, place)
-
-
-def _may_precede_parenthesis(tokens: list[tuple[str, str]], place: int, known: frozenset[str]) -> bool:
-    kind, text = tokens[place]
-    before = tokens[place - 1] if place else ("", "")
+def _is_syntax(statement: Statement, place: int, dialect: str) -> bool:
+    """Whether the parenthesis after the word at ``place`` opens something other than the arguments of a function."""
+    text = statement.word(place)
+    before = statement[place - 1]
     if before == ("punctuation", "."):
-        return kind == "word" and tokens[place - 2] == ("word", "PG_CATALOG") and text.lower() in known
-    if _names_columns(tokens, place, before):
-        return True
-    return kind == "word" and text.lower() in known
-
-
-def _names_columns(tokens: list[tuple[str, str]], place: int, before: tuple[str, str]) -> bool:
-    """A column list, not a call: ``WITH name (a, b) AS (``, ``... , name (a) AS (``, ``AS alias (a, b)``."""
-    if before in (("word", "AS"), ("word", "RECURSIVE")):
-        return True
-    if before not in (("word", "WITH"), ("punctuation", ",")):
         return False
-    closing = _closing(tokens, place + 1)
-    return [text for _, text in tokens[closing + 1 : closing + 2]] == ["AS"] and [
-        text for _, text in tokens[closing + 2 : closing + 3]
-    ] in (["("], ["MATERIALIZED"], ["NOT"])
+    if text in RESERVED[dialect] or not SYNTAX_AFTER.get(text, NO_WORDS).isdisjoint(_phrases_before(statement, place)):
+        return True
+    if before == ("word", "AS") or (before[0] == "cast" and dialect == "postgresql"):
+        return True  # ``AS alias (a, b)``, ``AS varchar(9)``, ``::varchar(9)``
+    return _names_table_expression(statement, place) or (text in INFIX and _follows_operand(statement, place))
 
 
-def _closing(tokens: list[tuple[str, str]], opening: int) -> int:
-    depth = 0
-    for place in range(opening, len(tokens)):
-        text = tokens[place][1] if tokens[place][0] == "punctuation" else ""
-        depth += (text == "(") - (text == ")")
-        if depth == 0:
-            return place
-    return len(tokens)
+def _phrases_before(statement: Statement, place: int) -> tuple[str, str]:
+    last = statement[place - 1][1]
+    return last, f"{statement[place - 2][1]} {last}"
 
 
-def _reads_pragma(tokens: list[tuple[str, str]]) -> bool:
-    rest = [text for _, text in tokens[1:]]
-    if len(rest) > 2 and rest[1] == ".":
-        rest = rest[2:]
-    name = rest[0].lower() if rest else ""
-    if name not in READING_PRAGMAS:
+def _names_table_expression(statement: Statement, place: int) -> bool:
+    """``WITH name (a, b) AS (SELECT``. After a comma, ``f(x) AS (a int)`` is a call whose columns are given types."""
+    if statement[place - 1] not in (("word", "WITH"), ("word", "RECURSIVE"), ("punctuation", ",")):
         return False
-    return len(rest) == 1 or (name in PRAGMAS_WITH_ARGUMENT and rest[1] == "(" and rest[-1] == ")" and len(rest) == 4)
+    body = _body(statement, place)
+    return body is not None and (
+        statement.word(body + 1) in ("SELECT", "WITH", "TABLE")
+        or statement.mark(body + 1) == "("
+        or (statement.word(body + 1) == "VALUES" and statement[body + 2] in (("punctuation", "("), ("word", "ROW")))
+    )
+
+
+def _body(statement: Statement, name: int) -> int | None:
+    """Return where the body of the common table expression of this name opens, if it is one."""
+    place = name + 1
+    if statement.mark(place) == "(":
+        place = statement.pairs[place] + 1
+    if statement.word(place) != "AS":
+        return None
+    place += 1
+    while statement.word(place) in ("NOT", "MATERIALIZED"):
+        place += 1
+    return place if statement.mark(place) == "(" else None
+
+
+def _follows_operand(statement: Statement, place: int) -> bool:
+    before = place - 1
+    if statement.word(before) == "NOT":
+        before -= 1  # ``a NOT ILIKE (b)``
+    kind, text = statement[before]
+    if text == ")":
+        return not _closes_prefix(statement, before)
+    return (
+        kind in ("string", "number", "parameter", "quoted") or text == "]" or (kind == "word" and text not in OPENING)
+    )
+
+
+def _closes_prefix(statement: Statement, place: int) -> bool:
+    """``DISTINCT ON (a)`` and ``OPERATOR(pg_catalog.+)`` end with a parenthesis, and an expression begins after it."""
+    opening = statement.pairs[place]
+    if statement.word(opening - 1) == "ON":
+        return statement.word(opening - 2) == "DISTINCT"
+    return statement.word(opening - 1) == "OPERATOR"
+
+
+# -- Other statements --------------------------------------------------------------------------------------------------
+
+
+def _changes_with(statement: Statement, writes: frozenset[str]) -> bool:
+    """``WITH a AS (DELETE FROM ...``, or ``WITH a AS (...) DELETE FROM ...``."""
+    place = 2 if statement.word(1) == "RECURSIVE" else 1
+    while (body := _body(statement, place)) is not None:
+        if statement.word(body + 1) in writes:
+            return True
+        place = statement.pairs[body] + 1
+        if statement.mark(place) != ",":
+            return statement.word(place) in writes
+        place += 1
+    return False
+
+
+def _explains(statement: Statement, dialect: str) -> bool:
+    """EXPLAIN of a query does not run it, unless an option says so; on MySQL, EXPLAIN of a table lists its columns."""
+    place = 0
+    while statement[place][1] in EXPLAIN_OPTIONS and statement[place][0] in ("word", "punctuation", "operator"):
+        place += 1
+    if statement.word(place) not in QUERIES and not (dialect in MYSQL and _describes(statement)):
+        return False
+    return _harmless(statement, dialect, since=place)
+
+
+def _describes(statement: Statement) -> bool:
+    """``DESCRIBE schema.table column``: nothing but names."""
+    return all(kind in ("word", "quoted", "string") or text == "." for kind, text in statement.tokens)
+
+
+def _shows(statement: Statement, dialect: str) -> bool:
+    if dialect in MYSQL:
+        return statement.word(1) in SHOWN_BY_MYSQL and _harmless(statement, dialect)
+    return statement.word(1) in SHOWN_BY_POSTGRESQL and len(statement) == 2
+
+
+def _reads_pragma(statement: Statement) -> bool:
+    """``PRAGMA schema.name`` or ``PRAGMA schema.name(table)``."""
+    place = 3 if statement.mark(2) == "." else 1
+    if len(statement) == place + 1:
+        return statement.word(place) in PRAGMAS
+    called = statement.mark(place + 1) == "(" and statement.pairs[place + 1] == place + 3 == len(statement) - 1
+    return called and statement.word(place) in PRAGMAS_WITH_ARGUMENT
