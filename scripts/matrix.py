@@ -28,7 +28,7 @@ REPORTED = ("fastapi", "starlette", "SQLAlchemy", "pydantic", "aiosqlite", "asyn
 
 # What depends on the versions that differ. Types, documentation and neighbours run once, in `make test`.
 SELECTION = ("tests/core", "tests/cases", "tests/fastapi", "tests/counts", "tests/faults")
-REDUCED = ("tests/core", "tests/cases", "tests/fastapi")
+REDUCED = ("tests/cases", "tests/fastapi")
 SQLALCHEMY_20_ONLY = "tests/ecosystem/sqlalchemy20"
 
 Version = tuple[int, ...]
@@ -142,7 +142,7 @@ class Environment:
         paths = [path for path in (*(REDUCED if reduced else SELECTION), *self.cell.also) if (ROOT / path).exists()]
         if not paths:
             return 5  # pytest's own status for a run without tests
-        options = ["-q", "-rs", "-p", "no:cacheprovider"]
+        options = ["-q", "-rs", "-p", "no:cacheprovider", "--numprocesses", "auto", "--dist", "worksteal"]
         if reduced:
             options += ["-m", "not slow"]
         if not self.cell.strict_warnings:

@@ -1,4 +1,3 @@
-
 """The sample application: many small routes, each a way in which applications use a session.
 
 ``make_app(database)`` gives every test an application of its own.
