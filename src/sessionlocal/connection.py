@@ -1085,6 +1085,16 @@ def observe(engine: Engine, edge: Edge, *, autocommit: bool) -> None:
         return _deliver(context, statement, lambda: context.dialect.do_execute_no_params(cursor, statement, context))
 
     @event.listens_for(engine, "handle_error")
+    def give_up_broken(failure: ExceptionContext) -> BaseException | None:
+        # SQLAlchemy 2.0 lets asyncpg's words for a connection that is ending pass unchanged, and would pool it.
+        error = failure.original_exception
+        if not isinstance(error, Exception) or not edge.breaks(error):
+            return None
+        failure.is_disconnect = True
+        known = isinstance(error, engine.dialect.loaded_dbapi.Error)
+        return None if known else _compat.disconnected(error, engine)
+
+    @event.listens_for(engine, "handle_error")
     def undo_failed_commit(failure: ExceptionContext) -> None:
         # SQLite keeps a transaction open whose COMMIT failed. SQLAlchemy takes it for ended and pools the connection,
         # and the next to write waits for a lock that nobody will release (tests/ecosystem/test_sqladmin.py).

@@ -36,7 +36,7 @@ def at_each_await(request: pytest.FixtureRequest, record_property: Callable[[str
         else:
             awaits = await cancel_at_each_await(operation, times=2 if request.param == "twice" else 1, **checks)
         record_property("awaits", awaits)
-        print(f"{request.node.name}: cancelled at each of {awaits} awaits")  # noqa: T201 - shown by pytest -s
+        print(f"{request.node.name}: cancelled at each of {awaits} awaits")
         assert awaits > 0
 
     return enumerate_awaits

@@ -20,6 +20,9 @@ class GenericEdge:
     def is_closed(self, connection: DBAPIConnection) -> bool:
         return False
 
+    def breaks(self, error: Exception) -> bool:
+        return False
+
     def denies(self, error: Exception) -> bool:
         return False
 

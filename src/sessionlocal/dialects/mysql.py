@@ -35,6 +35,9 @@ class MySQLEdge:
         driver = driver_of(connection)
         return bool(getattr(driver, "closed", False)) or not getattr(driver, "open", True)
 
+    def breaks(self, error: Exception) -> bool:
+        return False
+
     def denies(self, error: Exception) -> bool:
         return bool(error.args) and error.args[0] in (SERVER_SHUTDOWN, CONNECTION_KILLED)
 

@@ -8,6 +8,8 @@ own status before they send anything.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from sqlalchemy.util import await_only
 
 from .protocol import DBAPIConnection, Terms, driver_of
@@ -34,6 +36,10 @@ class AsyncpgEdge:
 
     def is_closed(self, connection: DBAPIConnection) -> bool:
         return bool(connection.driver_connection.is_closed())
+
+    def breaks(self, error: Exception) -> bool:
+        # The server has said farewell, and the connection has not ended yet: the protocol is in no state to go on.
+        return any("InternalClientError" == type(cause).__name__ for cause in chain(error))
 
     def denies(self, error: Exception) -> bool:
         return says_goodbye(error)
@@ -98,6 +104,9 @@ class PsycopgEdge:
     def is_closed(self, connection: DBAPIConnection) -> bool:
         return bool(driver_of(connection).closed)
 
+    def breaks(self, error: Exception) -> bool:
+        return False
+
     def denies(self, error: Exception) -> bool:
         return says_goodbye(error)
 
@@ -159,9 +168,12 @@ def connection_isolation(connection: DBAPIConnection) -> str | None:
 
 def says_goodbye(error: BaseException) -> bool:
     """Tell whether the server announced that it ends the connection: it does so instead of an answer, not after one."""
+    return any(getattr(cause, "sqlstate", None) in GOODBYES for cause in chain(error))
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, what it was raised from, and so on."""
     cause: BaseException | None = error
     while cause is not None:
-        if getattr(cause, "sqlstate", None) in GOODBYES:
-            return True
+        yield cause
         cause = cause.__cause__ or cause.__context__
-    return False

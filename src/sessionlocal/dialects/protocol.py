@@ -54,6 +54,10 @@ class Edge(Protocol):
         """Tell whether the driver knows that it has lost its server. No I/O."""
         ...
 
+    def breaks(self, error: Exception) -> bool:
+        """Tell whether an error means that the connection cannot be used again, whatever SQLAlchemy makes of it."""
+        ...
+
     def denies(self, error: Exception) -> bool:
         """Tell whether a server that was lost said before that it would not do what was asked of it. No I/O."""
         ...

@@ -28,6 +28,9 @@ class SQLiteEdge:
     def is_closed(self, connection: DBAPIConnection) -> bool:
         return False
 
+    def breaks(self, error: Exception) -> bool:
+        return False
+
     def denies(self, error: Exception) -> bool:
         return False
 
