@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import httpx
 import pytest
@@ -10,6 +11,19 @@ from fastapi import FastAPI
 
 from sessionlocal import Database
 from tests.support.backends import Backend
+
+
+@pytest.fixture(autouse=True)
+def our_loggers() -> Iterator[None]:
+    """Leave the loggers of this process as they were: Alembic's template and Celery's worker configure logging anew."""
+    root, loggers = logging.getLogger(), logging.Logger.manager.loggerDict
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    for logger in list(loggers.values()):
+        if isinstance(logger, logging.Logger) and logger.name.startswith("sessionlocal"):
+            logger.disabled, logger.propagate = False, True
+            logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -144,13 +144,14 @@ async def test_the_lifespan_alone_holds_nothing(
         await observer.settled()
 
 
-@pytest.mark.skipif(_compat.HAS_FUNCTION_STACK, reason="this FastAPI commits without install()")
-async def test_the_lifespan_alone_is_not_enough_before_0_121(bare: FastAPI) -> None:
-    """Where FastAPI gives no way to commit before the response, a session without ``install`` is refused."""
-    async with Asgi(bare) as client:
-        exchange = await client.post("/items?name=x")
+if not _compat.HAS_FUNCTION_STACK:  # nothing is skipped where there is nothing to test
 
-    assert isinstance(exchange.error, NotInstalled)
+    async def test_the_lifespan_alone_is_not_enough_before_0_121(bare: FastAPI) -> None:
+        """Where FastAPI gives no way to commit before the response, a session without ``install`` is refused."""
+        async with Asgi(bare) as client:
+            exchange = await client.post("/items?name=x")
+
+        assert isinstance(exchange.error, NotInstalled)
 
 
 @pytest.mark.parametrize("which", ["module", "database"])
