@@ -141,9 +141,7 @@ def locks_rows(context: ExecutionContext) -> bool:
     """Tell whether the statement was written with ``with_for_update()``, also where the database compiles it to
     nothing."""
     compiled: Any = context.compiled
-    if compiled is None:
-        return False
-    return getattr(compiled.statement, "_for_update_arg", None) is not None
+    return compiled is not None and statement_locks_rows(compiled.statement)
 
 
 def statement_locks_rows(statement: object) -> bool:
